@@ -1,0 +1,97 @@
+"""How we talk to Redis: explicit about protocol, replies, retries and time, and about who must act.
+
+redis-py repeats a command by itself after a lost reply, and cuts a blocking read at its socket timeout;
+both are switched off here, for an `XREADGROUP` or `XADD` that is repeated blindly strands or doubles entries.
+"""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+from redis import exceptions
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+#: Commands whose replies redis-py would reshape; ours come as Redis sent them, the same in every version.
+RAW_REPLIES = (
+    "XREADGROUP",
+    "XAUTOCLAIM",
+    "XPENDING",
+    "XRANGE",
+    "XINFO GROUPS",
+    "XINFO CONSUMERS",
+    "XINFO STREAM",
+)
+
+#: Error replies that pass: a replica after a failover, full memory, loading, a slow script, no quorum.
+#: Source: https://redis.io/docs/latest/develop/reference/protocol-spec/#simple-errors and redis' server.c.
+NOT_NOW = (
+    "READONLY",
+    "OOM",
+    "LOADING",
+    "BUSY",
+    "MASTERDOWN",
+    "CLUSTERDOWN",
+    "TRYAGAIN",
+    "MISCONF",
+    "NOREPLICAS",
+)
+
+
+class RedisUnavailable(Exception):
+    """Redis did not do it, or did it and the answer was lost. Nobody must act; it passes."""
+
+
+class GroupLost(Exception):
+    """The stream or its consumer group is gone; `Group.create` makes it anew."""
+
+
+def connect(url: str, *, timeout_ms: int, block_ms: int = 0) -> Redis:
+    """A client that says what happened instead of trying again. Connects at its first command.
+
+    Text is decoded with `surrogateescape`: bytes that are not UTF-8 survive the way there and back.
+
+    :param timeout_ms: bound on connecting, and on a command beyond `block_ms`
+    :param block_ms: the longest that this client's commands block on the server
+    """
+    client = Redis.from_url(  # pyright: ignore[reportUnknownVariableType]
+        url,
+        protocol=2,
+        legacy_responses=False,
+        decode_responses=True,
+        encoding_errors="surrogateescape",
+        retry=Retry(NoBackoff(), 0),
+        retry_on_error=[],
+        socket_connect_timeout=timeout_ms / 1000,
+        socket_timeout=(timeout_ms + block_ms) / 1000,
+        socket_keepalive=True,
+    )
+    for command in RAW_REPLIES:
+        client.set_response_callback(command, _as_sent)
+    return client
+
+
+def _as_sent(reply: Any, **_options: Any) -> Any:  # noqa: ANN401 - whatever Redis says
+    return reply
+
+
+@contextmanager
+def redis_errors() -> Generator[None]:
+    """Raise our errors for redis-py's.
+
+    :raises RedisUnavailable: no answer in time, or one of `NOT_NOW`
+    :raises GroupLost: `NOGROUP`, or `UNBLOCKED` where a read was blocking
+    """
+    try:
+        yield
+    except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as error:
+        raise RedisUnavailable(f"{type(error).__name__}: {error}") from error
+    except exceptions.ResponseError as error:
+        # redis-py cuts the code off where it has a class of its own for it
+        reply = f"{error.status_code or ''} {error}".lstrip()
+        if reply.startswith(("NOGROUP", "UNBLOCKED")):
+            raise GroupLost(str(error)) from error
+        if reply.startswith(NOT_NOW):
+            raise RedisUnavailable(reply) from error
+        raise

@@ -1,0 +1,60 @@
+"""An entry of a stream, and its id."""
+
+from typing import Any, NamedTuple
+
+import msgspec
+
+
+class EntryId(NamedTuple):
+    """Milliseconds since 1970 and a sequence number, both unsigned 64 bit; ordered as Redis orders them.
+
+    Source: https://redis.io/docs/latest/develop/data-types/streams/#entry-ids
+    """
+
+    ms: int
+    seq: int
+
+    @classmethod
+    def parse(cls, text: str) -> "EntryId":
+        """Read `1767225600000-3`. :raises ValueError: it is not of that form"""
+        ms, _, seq = text.partition("-")
+        return cls(int(ms), int(seq))
+
+    def __str__(self) -> str:
+        return f"{self.ms}-{self.seq}"
+
+    def before(self) -> "EntryId":
+        """The greatest id below this one; `0-0` has none and stays."""
+        if self.seq:
+            return EntryId(self.ms, self.seq - 1)
+        return EntryId(self.ms - 1, 2**64 - 1) if self.ms else self
+
+
+class Entry(msgspec.Struct, frozen=True, gc=False):
+    """One entry as read. `fields` holds names and values in turn, or None where it was trimmed away.
+
+    Text is decoded with `surrogateescape`; `raw_fields` gives the bytes that were sent.
+    """
+
+    stream: str
+    id: str
+    fields: list[str] | None
+
+    @property
+    def ms(self) -> int:
+        """The entry's own time, milliseconds since 1970."""
+        return int(self.id.partition("-")[0])
+
+    @property
+    def raw_fields(self) -> list[bytes]:
+        """The fields as the bytes the producer sent; empty where the entry was trimmed away."""
+        return [text.encode(errors="surrogateescape") for text in self.fields or ()]
+
+
+def entries(stream: str, reply: list[Any]) -> list[Entry]:
+    """The entries of a raw `[[id, [name, value, …]], …]` reply.
+
+    A pending entry that was trimmed has no fields; Redis 6.2 gives no id either in `XAUTOCLAIM`, and the
+    entry is met again in the consumer's own history.
+    """
+    return [Entry(stream, item[0], item[1] or None) for item in reply if item and item[0]]

@@ -1,0 +1,143 @@
+"""A consumer group as one consumer sees it: read, take over, what is pending, re-create.
+
+Acknowledging is not here: it belongs to the script that settles a batch, after its outcome is on record.
+"""
+
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+from redis.exceptions import ResponseError
+
+from streams.connection import connect, redis_errors
+from streams.entry import Entry, EntryId, entries
+
+REMOVE_CONSUMERS = (files("streams") / "lua" / "remove_consumers.lua").read_text()
+
+
+class Pending(NamedTuple):
+    """What is delivered and not acknowledged, over all consumers of the group."""
+
+    count: int
+    oldest: EntryId | None
+
+
+class Group:
+    """One consumer's view of one stream's group. Reads block on a connection of their own.
+
+    Every method raises `RedisUnavailable` where Redis does not answer in time and `GroupLost` where the
+    group or the stream is gone. After any error of a read, entries may be ours that we never saw: read our
+    own history from "0" before reading on.
+    """
+
+    def __init__(
+        self, url: str, stream: str, name: str, consumer: str, *, timeout_ms: int, block_ms: int
+    ) -> None:
+        self.stream, self.name, self.consumer = stream, name, consumer
+        self.block_ms = block_ms
+        self._redis = connect(url, timeout_ms=timeout_ms)
+        self._reader = connect(url, timeout_ms=timeout_ms, block_ms=block_ms)
+        self._remove_consumers = self._redis.register_script(REMOVE_CONSUMERS)
+
+    async def aclose(self) -> None:
+        """Close both connections."""
+        await self._reader.aclose()
+        await self._redis.aclose()
+
+    async def create(self, proven: EntryId | None) -> bool:
+        """Make the group, and the stream, where they are missing. Says whether it did.
+
+        It starts behind `proven` if that very entry is still in the stream, which shows that this is the
+        stream it was proven for; else at the beginning, for `$` would lose the backlog and reading an
+        entry again costs time only.
+
+        :param proven: a position up to which every outcome is known to be on record
+        """
+        start = proven if proven and await self._holds(proven) else EntryId(0, 0)
+        try:
+            await self._call("XGROUP", "CREATE", self.stream, self.name, str(start), "MKSTREAM")
+        except ResponseError as error:
+            if error.args and str(error.args[0]).startswith("BUSYGROUP"):
+                return False
+            raise
+        return True
+
+    async def read_new(self, count: int, *, block: bool) -> list[Entry]:
+        """Entries nobody has read yet, at most `count`; waits up to `block_ms` for the first.
+
+        Source: https://redis.io/docs/latest/commands/xreadgroup/
+        """
+        wait = ("BLOCK", self.block_ms) if block else ()
+        return await self._read(count, ">", *wait)
+
+    async def read_own(self, after: str, count: int) -> list[Entry]:
+        """This consumer's pending entries behind the id `after`, oldest first; "0" for all."""
+        return await self._read(count, after)
+
+    async def _read(self, count: int, after: str, *wait: str | int) -> list[Entry]:
+        with redis_errors():
+            reply = await self._reader.execute_command(
+                "XREADGROUP", "GROUP", self.name, self.consumer, "COUNT", count, *wait,
+                "STREAMS", self.stream, after,
+            )  # fmt: skip
+        return entries(self.stream, reply[0][1]) if reply else []
+
+    async def take_over(
+        self, after: str, count: int, *, idle_ms_min: int
+    ) -> tuple[str, list[Entry]]:
+        """Claim entries nobody has acknowledged for a while, oldest first.
+
+        Entries that were trimmed come without fields; Redis ≥ 7 has removed them from pending by then.
+
+        :param after: "0-0", or the cursor of the call before
+        :param idle_ms_min: milliseconds since the last delivery; longer than a live worker holds one
+        :returns: the next cursor, "0-0" after the last; and the entries, ours now
+        Source: https://redis.io/docs/latest/commands/xautoclaim/
+        """
+        reply = await self._call(
+            "XAUTOCLAIM", self.stream, self.name, self.consumer, idle_ms_min, after, "COUNT", count
+        )
+        trimmed = [Entry(self.stream, id_, None) for id_ in (reply[2] if len(reply) > 2 else ())]
+        return reply[0], entries(self.stream, reply[1]) + trimmed
+
+    async def pending(self) -> Pending:
+        """How many entries are pending in the whole group, and the oldest."""
+        count, oldest, *_ = await self._call("XPENDING", self.stream, self.name)
+        return Pending(count, EntryId.parse(oldest) if oldest else None)
+
+    async def settled_position(self) -> EntryId | None:
+        """The position up to which every entry is acknowledged; None where nothing was read yet.
+
+        The delivered position is read first: what is delivered between the two calls lies beyond it.
+        """
+        groups = await self._call("XINFO", "GROUPS", self.stream)
+        found = [dict(zip(group[::2], group[1::2], strict=True)) for group in groups]
+        delivered = next(
+            (EntryId.parse(g["last-delivered-id"]) for g in found if g["name"] == self.name), None
+        )
+        oldest = (await self.pending()).oldest
+        position = min(delivered, oldest.before()) if delivered and oldest else delivered
+        return position if position and position > EntryId(0, 0) else None
+
+    async def remove_quiet_consumers(self, *, idle_ms_min: int) -> int:
+        """Remove other consumers that hold nothing and were not seen for a while. Says how many.
+
+        `XGROUP DELCONSUMER` destroys what is pending, so looking and removing are one step (a script).
+        """
+        return await self._remove("others", idle_ms_min)
+
+    async def leave(self) -> bool:
+        """Remove this consumer, unless it holds entries. Says whether it did."""
+        return bool(await self._remove("self", 0))
+
+    async def _remove(self, whose: str, idle_ms_min: int) -> int:
+        with redis_errors():
+            return await self._remove_consumers(
+                keys=[self.stream], args=[self.name, self.consumer, whose, idle_ms_min]
+            )
+
+    async def _holds(self, entry_id: EntryId) -> bool:
+        return bool(await self._call("XRANGE", self.stream, str(entry_id), str(entry_id)))
+
+    async def _call(self, *command: str | int) -> Any:  # noqa: ANN401 - each command's own reply
+        with redis_errors():
+            return await self._redis.execute_command(*command)

@@ -1,0 +1,153 @@
+"""One batch's way through the six steps: parse, claim, decide, record, emit, settle.
+
+A crash between any two of them leaves the entries pending; whoever claims them runs the same steps and
+reaches the same result. A step that meets an unreachable server waits for it here, so that reading stops
+and what is pending does not grow.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import anyio
+import structlog
+
+from streams.connection import GroupLost, RedisUnavailable
+from streams.entry import Entry
+from worker.claims import Claims
+from worker.decide import Claim, Decision, Hint, decide
+from worker.dependency import Dependency
+from worker.errors import PostgresUnavailable
+from worker.influx import PointWriter
+from worker.ledger import Ledger
+from worker.order import Malformed, Order, parse
+from worker.outcome import Outcome
+from worker.settings import Settings
+
+log = structlog.stdlib.get_logger("worker")
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """What we know of each server."""
+
+    redis: Dependency
+    claims: Dependency
+    postgres: Dependency
+    influxdb: Dependency
+
+
+@dataclass(frozen=True, slots=True)
+class Connections:
+    """What one stream's batches go through."""
+
+    claims: Claims
+    ledger: Ledger
+    points: PointWriter
+    servers: Servers
+
+
+class Turn:
+    """A place in the line of a stream's batches, which reach Postgres in the order they were read.
+
+    Else a repeat could be recorded before its original, and be taken for it.
+    """
+
+    def __init__(self, before: "Turn | None" = None) -> None:
+        self._before = before
+        self._over = anyio.Event()
+
+    async def __aenter__(self) -> None:
+        if self._before:
+            await self._before._over.wait()
+            self._before = None
+
+    async def __aexit__(self, *_exception: object) -> None:
+        self._over.set()
+
+
+async def process(
+    entries: Sequence[Entry], io: Connections, settings: Settings, turn: Turn
+) -> list[Outcome]:
+    """Take a batch of one stream through the six steps; returns when it is acknowledged.
+
+    Waits for servers that are away; cancelling leaves the entries pending, for whoever comes next.
+    """
+    started = anyio.current_time()
+    stream = entries[0].stream
+    parsed = [parse(entry.fields, settings.envelope_fields) for entry in entries]
+    claims = await _claim(io, parsed)
+    decisions = _decide(entries, parsed, claims, settings.dedupe_window_ms)
+    async with turn:
+        owed = io.points.owe
+        outcomes = await io.servers.postgres.insist(
+            lambda: io.ledger.record(
+                stream, decisions, window_ms=settings.dedupe_window_ms, owe_points=owed
+            ),
+            PostgresUnavailable,
+        )
+    await io.points.emit(stream, outcomes, owed=owed)
+    await io.servers.redis.insist(lambda: _settle(io, outcomes, claims), RedisUnavailable)
+    _report(stream, outcomes, anyio.current_time() - started)
+    return outcomes
+
+
+async def _claim(io: Connections, parsed: Sequence[Order | Malformed]) -> dict[bytes, Claim]:
+    """The claim of each content hash; all unknown where Redis does not answer, for Postgres decides."""
+    hashes = [order.content_hash for order in parsed if isinstance(order, Order)]
+    claims: Sequence[Claim] = [Hint.UNKNOWN] * len(hashes)
+    if io.servers.claims.due:
+        try:
+            claims = await io.claims.claim(hashes)
+            io.servers.claims.worked()
+        except RedisUnavailable as error:
+            io.servers.claims.failed(error)
+    return dict(zip(hashes, claims, strict=True))
+
+
+def _decide(
+    entries: Sequence[Entry],
+    parsed: Sequence[Order | Malformed],
+    claims: dict[bytes, Claim],
+    window_ms: int,
+) -> list[Decision]:
+    return [
+        decide(
+            entry,
+            found,
+            claims[found.content_hash] if isinstance(found, Order) else Hint.UNKNOWN,
+            window_ms,
+        )
+        for entry, found in zip(entries, parsed, strict=True)
+    ]
+
+
+async def _settle(io: Connections, outcomes: Sequence[Outcome], claims: dict[bytes, Claim]) -> None:
+    if io.claims.apart and io.servers.claims.due:
+        try:
+            await io.claims.remember(outcomes, claims)
+        except RedisUnavailable as error:  # a hint less
+            io.servers.claims.failed(error)
+    try:
+        settled = await io.claims.settle(outcomes, claims)
+    except GroupLost as error:  # nothing is left to acknowledge; the outcomes are on record
+        log.warning("group.lost_before_settlement", error=str(error), entries=len(outcomes))
+    else:
+        if settled.error:
+            log.warning("settlement.incomplete", error=settled.error)
+
+
+def _report(stream: str, outcomes: Sequence[Outcome], duration_s: float) -> None:
+    counts = Counter(
+        "redelivered" if getattr(outcome, "redelivered", False) else type(outcome).__name__.lower()
+        for outcome in outcomes
+    )
+    log.info(
+        "batch.settled",
+        stream=stream,
+        entries=len(outcomes),
+        duration_ms=round(duration_s * 1000, 1),
+        **counts,
+    )
+    if counts["kept"]:
+        log.warning("entries.kept_earlier_outcome", stream=stream, entries=counts["kept"])

@@ -1,0 +1,42 @@
+"""Errors, told apart by who must act.
+
+    OrdergateError
+    ├── BadSettings          the operator: a variable is wrong; nothing was started, exit 2
+    ├── SchemaMismatch       the operator: run `python -m worker migrate`, or update the worker; exit 2
+    ├── PostgresUnavailable  nobody yet: it passes; the entries stay pending and the step is repeated
+    ├── RowRefused           nobody: Postgres will never store this batch; it is split to find the row
+    ├── InfluxUnavailable    nobody yet: the points are owed, noted in Postgres and written later
+    └── PointsRefused        us: InfluxDB will never take these lines; they are parked with its answer
+
+`streams.connection.RedisUnavailable` is their sibling for Redis. Bad input is no error here: it is an
+outcome (`order.Malformed`). Anything else is a bug and is caught nowhere: the process ends, its entries
+stay pending, and the next one finds them.
+"""
+
+
+class OrdergateError(Exception):
+    """Whatever Ordergate raises on purpose. `str(error)` is one sentence for its reader."""
+
+
+class BadSettings(OrdergateError):
+    """A setting is missing or wrong; the message names the variable."""
+
+
+class SchemaMismatch(OrdergateError):
+    """The schema in Postgres is older or newer than this worker's."""
+
+
+class PostgresUnavailable(OrdergateError):
+    """Postgres cannot take writes now. A commit under way may or may not have happened."""
+
+
+class RowRefused(OrdergateError):
+    """Postgres refuses the data of a row (SQLSTATE class 22, 23 or 54); nothing was stored."""
+
+
+class InfluxUnavailable(OrdergateError):
+    """InfluxDB did not take the points: away, slow, overloaded, or it refuses our token or bucket."""
+
+
+class PointsRefused(OrdergateError):
+    """InfluxDB calls a line of these points malformed (400, 422); others of them may be stored."""

@@ -1,0 +1,210 @@
+"""InfluxDB: where points go, and how those that are owed get there in the end.
+
+Orders never wait for InfluxDB longer than one bounded write. Points it did not take are noted in Postgres
+(`point_backlog`) before their entries are acknowledged, and drained from there when it is back.
+"""
+
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit
+
+import anyio
+import structlog
+from anyio import to_thread
+
+from worker.dependency import Dependency
+from worker.errors import InfluxUnavailable, PointsRefused, PostgresUnavailable
+from worker.ledger import Ledger, Refused
+from worker.outcome import Kept, Outcome
+from worker.points import Point, lines, points
+from worker.settings import Settings
+
+DRAIN_POINTS_MAX = 1000  #: points taken from the backlog at once
+LOOK_S = 5.0  #: seconds between two looks at a backlog that other workers may have filled
+log = structlog.stdlib.get_logger("worker")
+
+FINAL = (
+    400,
+    422,
+)  #: InfluxDB's answers that blame a line; all others pass or are the operator's to mend
+
+
+class Sink(Protocol):
+    """Where line protocol is written to."""
+
+    async def write(self, body: bytes) -> None:
+        """Write lines, nanosecond precision.
+
+        :raises InfluxUnavailable: try again later; some or all lines may have been stored
+        :raises PointsRefused: a line is malformed for good; others may have been stored
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of what is held."""
+        ...
+
+
+class InfluxSink:
+    """InfluxDB 1.8+, 2.x or 3 through `/api/v2/write`. Connects at the first write."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._client: Any = None
+
+    async def write(self, body: bytes) -> None:
+        """See `Sink.write`."""
+        client = self._client or await self._connect()
+        try:
+            with anyio.fail_after(self._settings.points_timeout_ms / 1000):
+                await client.write_api().write(self._settings.influxdb_bucket, record=body)
+        except OSError as error:  # TimeoutError and aiohttp's errors of connecting are such
+            raise InfluxUnavailable(f"{type(error).__name__}: {error}") from error
+        except Exception as error:
+            raise _influx_error(error) from error
+
+    async def _connect(self) -> Any:  # noqa: ANN401 - the client's own type is known once it is loaded
+        """Load the client library, which takes longer than all else at start, beside the first reads."""
+        module = await to_thread.run_sync(
+            import_module, "influxdb_client.client.influxdb_client_async"
+        )
+        self._client = module.InfluxDBClientAsync(
+            self._settings.influxdb_address,
+            self._settings.influxdb_token.get_secret_value(),
+            self._settings.influxdb_org,
+            timeout=self._settings.points_timeout_ms,
+            enable_gzip=True,
+        )
+        return self._client
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        if self._client:
+            await self._client.close()
+
+
+def _influx_error(error: Exception) -> Exception:
+    """Our error for the client library's: told apart by HTTP status, else by kind."""
+    from aiohttp import ClientError  # noqa: PLC0415 - loaded together with the client
+    from influxdb_client.rest import ApiException  # noqa: PLC0415
+
+    if isinstance(error, ApiException):
+        body = error.body.decode(errors="replace") if isinstance(error.body, bytes) else ""
+        reason = f"{error.status} {error.reason} {body.strip()[:500]}".rstrip()
+        return (PointsRefused if error.status in FINAL else InfluxUnavailable)(reason)
+    if isinstance(error, ClientError):
+        return InfluxUnavailable(f"{type(error).__name__}: {error}")
+    return error
+
+
+class FileSink:
+    """A line-protocol file, appended to. A point written again is a line again; the last one counts."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    async def write(self, body: bytes) -> None:
+        """See `Sink.write`. One write call for all lines, so that those of two workers do not mix."""
+        try:
+            async with await anyio.open_file(self._path, "ab", buffering=0) as file:
+                await file.write(body + b"\n")
+        except OSError as error:
+            raise InfluxUnavailable(f"{self._path}: {error}") from error
+
+    async def aclose(self) -> None:
+        """Hold nothing between writes."""
+
+
+def sink_of(settings: Settings) -> Sink:
+    """The sink that INFLUXDB_URL names: InfluxDB, or a file for `file:///path`."""
+    url = urlsplit(settings.influxdb_address)
+    return FileSink(Path(unquote(url.path))) if url.scheme == "file" else InfluxSink(settings)
+
+
+class PointWriter:
+    """Writes the points of batches, and notes and drains what is owed."""
+
+    def __init__(
+        self, sink: Sink, ledger: Ledger, influxdb: Dependency, postgres: Dependency
+    ) -> None:
+        self._sink, self._ledger = sink, ledger
+        self._influxdb, self._postgres = influxdb, postgres
+        self._owing = anyio.Event()
+
+    async def aclose(self) -> None:
+        """Close the sink."""
+        await self._sink.aclose()
+
+    @property
+    def owe(self) -> bool:
+        """Whether a batch should note its points as owed in its own transaction, for InfluxDB is away."""
+        return not self._influxdb.up
+
+    async def emit(self, stream: str, outcomes: Sequence[Outcome], *, owed: bool) -> None:
+        """Write the points of a batch, or note them as owed. Returns when one of the two is done.
+
+        An entry that keeps an earlier outcome owes that one's point: it may never have been written.
+
+        :param owed: the batch's transaction has noted them all
+        """
+        if owed:
+            self._owing.set()
+            return
+        debts = [outcome.entry.id for outcome in outcomes if isinstance(outcome, Kept)]
+        try:
+            if body := lines(points(outcomes)):
+                await self._sink.write(body)
+            self._influxdb.worked()
+        except InfluxUnavailable as error:
+            self._influxdb.failed(error)
+            debts = [outcome.entry.id for outcome in outcomes]
+        except PointsRefused:  # which line it was is found when the debt is drained
+            debts = [outcome.entry.id for outcome in outcomes]
+        if debts:
+            await self._postgres.insist(
+                lambda: self._ledger.owe_points(stream, debts), PostgresUnavailable
+            )
+            self._owing.set()
+
+    async def drain_forever(self) -> None:
+        """Pay what is owed, whenever something is; other workers' debts too."""
+        while True:
+            try:
+                while await self.drain():
+                    pass
+            except InfluxUnavailable as error:
+                self._influxdb.failed(error)
+                await self._influxdb.pause()
+            except PostgresUnavailable as error:
+                self._postgres.failed(error)
+                await self._postgres.pause()
+            else:
+                with anyio.move_on_after(LOOK_S):
+                    await self._owing.wait()
+                self._owing = anyio.Event()
+
+    async def drain(self) -> int:
+        """Pay some of what is owed, in bounded memory; says how many points.
+
+        :raises InfluxUnavailable, PostgresUnavailable: what was not paid stays owed
+        """
+        async with self._ledger.owed_points(DRAIN_POINTS_MAX) as debt:
+            if debt.points:
+                debt.refused = await self._write_apart(debt.points)
+                self._influxdb.worked()
+        for refused in debt.refused:
+            log.error("point.refused", entry_id=refused.point.entry_id, answer=refused.answer)
+        return len(debt.points)
+
+    async def _write_apart(self, owed: list[Point]) -> list[Refused]:
+        """Write points; where a line is refused, halves, until that line stands alone."""
+        try:
+            await self._sink.write(lines(owed))
+        except PointsRefused as error:
+            if len(owed) == 1:
+                return [Refused(owed[0], str(error))]
+            half = len(owed) // 2
+            return await self._write_apart(owed[:half]) + await self._write_apart(owed[half:])
+        return []

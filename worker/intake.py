@@ -1,0 +1,167 @@
+"""The intake of one stream: own history first, then what is new, and what quiet consumers left behind.
+
+Batches form from what is waiting, without any delay of ours: while the allowed number of them is under way
+nothing is read, and entries gather in the stream. Any error of a read ends the session: the batches under
+way are waited for, and the next session begins with our own pending entries, among which are those whose
+reply was lost.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+
+import anyio
+import structlog
+from anyio.abc import TaskGroup
+
+from streams.connection import GroupLost, RedisUnavailable
+from streams.entry import Entry
+from streams.group import Group
+from worker.batch import Connections, Turn, process
+from worker.errors import PostgresUnavailable
+from worker.settings import Settings
+
+BLOCK_MS = 1_000  #: how long a read waits for the first entry
+BLOCK_MS_DRAINING = 50  #: the same where the end of the stream is awaited
+TAKEOVER_EVERY_S_MAX = 5.0
+
+log = structlog.stdlib.get_logger("worker")
+
+
+class Intake:
+    """Reads one stream and takes its entries through `process`.
+
+    :param drain: end when the stream is read to its end and nothing is pending in the whole group
+    """
+
+    def __init__(self, io: Connections, settings: Settings, stream: str, *, drain: bool) -> None:
+        self._io, self._settings, self._drain = io, settings, drain
+        self.group = Group(
+            settings.redis_address,
+            stream,
+            settings.group,
+            settings.consumer,
+            timeout_ms=settings.redis_timeout_ms,
+            block_ms=BLOCK_MS_DRAINING if drain else BLOCK_MS,
+        )
+        self._slots = anyio.Semaphore(settings.batches_in_flight)
+        self._last_turn: Turn | None = None
+        self._reading = anyio.CancelScope()
+        self._stopping = False
+        self._takeover_s = min(TAKEOVER_EVERY_S_MAX, settings.takeover_after_ms / 4000)
+        self._takeover_at = 0.0
+
+    def stop(self) -> None:
+        """Read no more. What is under way goes on; `run` returns when that is settled."""
+        self._stopping = True
+        self._reading.cancel()
+
+    async def run(self) -> None:
+        """Read until stopped, or drained. Waits for servers that are away."""
+        await self.ensure_group()
+        while not await self._session():
+            if not self._stopping:
+                await self._io.servers.redis.pause()
+            await self.ensure_group()
+
+    async def ensure_group(self) -> None:
+        """Make the stream's group where it is missing, from the position proven in Postgres."""
+        ledger, servers = self._io.ledger, self._io.servers
+        stream, name = self.group.stream, self.group.name
+        proven = await servers.postgres.insist(
+            lambda: ledger.proven_position(stream, name), PostgresUnavailable
+        )
+        if await servers.redis.insist(lambda: self.group.create(proven), RedisUnavailable):
+            log.info("group.created", stream=stream, group=name, proven=str(proven or "0-0"))
+
+    async def prove_position(self) -> None:
+        """Note in Postgres up to where every entry of the stream is settled.
+
+        :raises RedisUnavailable, GroupLost, PostgresUnavailable: the position noted before stands
+        """
+        position = await self.group.settled_position()
+        if position:
+            await self._io.ledger.prove_position(self.group.stream, self.group.name, position)
+
+    async def _session(self) -> bool:
+        """Read until stopped, drained, or the first error; says whether all is done."""
+        done = False
+        async with anyio.create_task_group() as batches:
+            with anyio.CancelScope() as self._reading:
+                done = not self._stopping and await self._guarded(self._read_on, batches)
+        if not self._stopping:
+            return done
+        # A read that was called off may have been answered: those entries are ours and unseen.
+        async with anyio.create_task_group() as batches:
+            return await self._guarded(self._read_own, batches)
+
+    async def _guarded(
+        self, read: Callable[[TaskGroup], Awaitable[None]], batches: TaskGroup
+    ) -> bool:
+        """Read; what Redis lacks ends the session, and the next one mends it."""
+        redis = self._io.servers.redis
+        try:
+            await read(batches)
+        except RedisUnavailable as error:
+            redis.failed(error)
+            return False
+        except GroupLost as error:
+            redis.failed(error)  # errors must not spin: BLOCK does not apply to them
+            return False
+        redis.worked()
+        return True
+
+    async def _read_on(self, batches: TaskGroup) -> None:
+        await self._read_own(batches)
+        while True:
+            if anyio.current_time() >= self._takeover_at:
+                await self._take_over(batches)
+                self._takeover_at = anyio.current_time() + self._takeover_s
+            last = await self._next(batches, self._read_new)
+            if self._drain and not last and not (await self.group.pending()).count:
+                return
+
+    async def _read_new(self) -> list[Entry]:
+        return await self.group.read_new(self._settings.batch_size, block=True)
+
+    async def _read_own(self, batches: TaskGroup) -> None:
+        after = "0"
+        while after:
+            after = await self._next(
+                batches, lambda: self.group.read_own(after, self._settings.batch_size)
+            )
+
+    async def _take_over(self, batches: TaskGroup) -> None:
+        cursor = "0-0"
+
+        async def claim() -> list[Entry]:
+            nonlocal cursor
+            cursor, entries = await self.group.take_over(
+                cursor, self._settings.batch_size, idle_ms_min=self._settings.takeover_after_ms
+            )
+            if entries:
+                log.warning("entries.taken_over", stream=self.group.stream, entries=len(entries))
+            return entries
+
+        await self._next(batches, claim)
+        while cursor != "0-0":
+            await self._next(batches, claim)
+
+    async def _next(self, batches: TaskGroup, read: Callable[[], Awaitable[list[Entry]]]) -> str:
+        """Read a batch once there is room for it, and start it; gives its last id, "" for none."""
+        await self._slots.acquire()
+        entries: list[Entry] = []
+        try:
+            entries = await read()
+        finally:
+            if not entries:
+                self._slots.release()
+        if not entries:
+            return ""
+        turn = self._last_turn = Turn(self._last_turn)
+        batches.start_soon(self._process, entries, turn, name=f"batch {entries[0].id}")
+        return entries[-1].id
+
+    async def _process(self, entries: Sequence[Entry], turn: Turn) -> None:
+        try:
+            await process(entries, self._io, self._settings, turn)
+        finally:
+            self._slots.release()

@@ -1,0 +1,268 @@
+"""The ledger: Postgres, where every outcome is on record and where the decision falls.
+
+A batch is recorded by one call of the function `record_outcomes` (migrations/), which is one transaction
+and one round trip: committed whole or not at all.
+"""
+
+import re
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from importlib.resources import files
+from itertools import chain
+from typing import Any, NamedTuple
+
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+
+from streams.entry import Entry, EntryId
+from worker.decide import Decision, Insert, Reject, Repeat
+from worker.errors import PostgresUnavailable, RowRefused
+from worker.order import Malformed
+from worker.outcome import Accepted, Duplicate, Kept, Outcome, Rejected
+from worker.points import Point
+
+#: SQLSTATE classes of trouble that passes: connection, rollback (deadlock), resources, operator, system.
+#: 25006 is a server that became a replica. Source: PostgreSQL manual, Appendix A.
+NOT_NOW = {"08", "40", "53", "55", "57", "58"}
+READ_ONLY = "25006"
+#: SQLSTATE classes that blame a row: data, constraint, program limit.
+ROW_REFUSED = {"22", "23", "54"}
+ENTRY_MS_MAX = 9_223_372_036_854  #: the last millisecond that InfluxDB can tell, in the year 2262
+
+Connection = PoolConnectionProxy
+
+
+def queries(name: str) -> Mapping[str, str]:
+    """The statements of `worker/sql/<name>.sql`, by the name in each one's `-- name:` line."""
+    text = (files("worker") / "sql" / f"{name}.sql").read_text(encoding="utf-8")
+    parts = re.split(r"^-- name: (\w+)$", text, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+SQL = queries("ledger")
+
+
+def sqlstate(error: asyncpg.PostgresError) -> str:
+    """The error's SQLSTATE; "" where asyncpg has none."""
+    return getattr(error, "sqlstate", None) or ""
+
+
+@contextmanager
+def postgres_errors() -> Generator[None]:
+    """Raise our errors for asyncpg's, told apart by SQLSTATE and never by message text.
+
+    :raises PostgresUnavailable: it passes; a commit may or may not have happened
+    :raises RowRefused: the data of a row cannot be stored, and nothing was
+    """
+    try:
+        yield
+    except asyncpg.PostgresError as error:
+        state = sqlstate(error)
+        if state == READ_ONLY or state[:2] in NOT_NOW:
+            raise PostgresUnavailable(f"{state} {error}") from error
+        if state[:2] in ROW_REFUSED:
+            raise RowRefused(f"{state} {error}") from error
+        raise
+    except (OSError, asyncpg.InterfaceError) as error:  # TimeoutError is an OSError
+        raise PostgresUnavailable(f"{type(error).__name__}: {error}") from error
+
+
+class Refused(NamedTuple):
+    """A point that InfluxDB will never take, and what it said."""
+
+    point: Point
+    answer: str
+
+
+@dataclass(slots=True)
+class Debt:
+    """Points owed, and those of them that turned out to be refused."""
+
+    points: list[Point]
+    refused: list[Refused] = field(default_factory=list[Refused])
+
+
+class Ledger:
+    """The outcomes in one schema. Every method raises `PostgresUnavailable`; calling again is safe.
+
+    :param timeout_ms: bound on one transaction, connecting included
+    """
+
+    def __init__(self, url: str, schema: str, *, timeout_ms: int) -> None:
+        self._timeout_s = timeout_ms / 1000
+        self._pool = asyncpg.create_pool(
+            url,
+            min_size=0,
+            max_size=4,
+            timeout=self._timeout_s,
+            command_timeout=self._timeout_s,
+            server_settings={
+                "search_path": schema,
+                "application_name": "ordergate",
+                "timezone": "UTC",
+                "jit": "off",
+                "statement_timeout": str(timeout_ms),
+                "idle_in_transaction_session_timeout": str(2 * timeout_ms),
+            },
+        )
+        self._schema = schema
+
+    async def aclose(self) -> None:
+        """Close all connections, without waiting for a server that does not answer."""
+        self._pool.terminate()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncGenerator[Connection]:
+        """A connection for one transaction; one that failed, or leads to a replica, is not used again.
+
+        :raises PostgresUnavailable, RowRefused: see `postgres_errors`
+        """
+        with postgres_errors():
+            await self._pool  # connects nothing yet; a second time it does nothing
+            async with self._pool.acquire(timeout=self._timeout_s) as connection:
+                try:
+                    yield connection
+                except (OSError, asyncpg.InterfaceError):
+                    connection.terminate()
+                    raise
+                except asyncpg.PostgresError as error:
+                    if sqlstate(error) == READ_ONLY:
+                        await self._pool.expire_connections()
+                    raise
+
+    async def record(
+        self,
+        stream: str,
+        decisions: Sequence[Decision],
+        *,
+        window_ms: int,
+        owe_points: bool,
+    ) -> list[Outcome]:
+        """Record a batch of one stream and say what became of each entry, in the order given.
+
+        Where the data of a row is refused, halves are recorded each in a transaction of its own, until
+        that row alone is rejected as `not_storable`.
+
+        :param owe_points: note all the entries' points as owed, in the same transaction
+        """
+        try:
+            return await self._record(stream, decisions, window_ms, owe_points)
+        except RowRefused as refused:
+            if len(decisions) > 1:
+                half = len(decisions) // 2
+                halves = [
+                    await self.record(stream, part, window_ms=window_ms, owe_points=owe_points)
+                    for part in (decisions[:half], decisions[half:])
+                ]
+                return list(chain.from_iterable(halves))
+            return await self._record(
+                stream, [_not_storable(decisions[0], refused)], window_ms, owe_points
+            )
+
+    async def _record(
+        self, stream: str, decisions: Sequence[Decision], window_ms: int, owe_points: bool
+    ) -> list[Outcome]:
+        orders = [_order_row(d) for d in decisions if not isinstance(d, Reject)]
+        rejections = [_rejection_row(d) for d in decisions if isinstance(d, Reject)]
+        window = timedelta(milliseconds=window_ms)
+        async with self.connection() as connection:
+            row = await connection.fetchrow(
+                SQL["record_outcomes"], stream, window, orders, rejections, owe_points
+            )
+        assert row  # noqa: S101 - a function with OUT parameters answers with one row
+        accepted = set(row["accepted"])
+        others = {other["entry_id"]: other for other in row["others"]}
+        return [_outcome(d, d.entry.id in accepted, others.get(d.entry.id)) for d in decisions]
+
+    async def owe_points(self, stream: str, entry_ids: Sequence[str]) -> None:
+        """Note entries whose point InfluxDB did not take."""
+        async with self.connection() as connection:
+            await connection.execute(SQL["owe_points"], stream, entry_ids)
+
+    @asynccontextmanager
+    async def owed_points(self, count_max: int) -> AsyncGenerator["Debt"]:
+        """Some of the points owed, locked; leaving without an error forgets them.
+
+        Those put into `refused` on the way are parked with InfluxDB's answer and not offered again.
+        """
+        async with self.connection() as connection, connection.transaction():
+            rows = await connection.fetch(SQL["owed_points"], count_max)
+            debt = Debt([Point(**row) for row in rows])
+            yield debt
+            for point, answer in debt.refused:
+                await connection.execute(SQL["point_refused"], point.stream, point.entry_id, answer)
+            refused = {(point.stream, point.entry_id) for point, _ in debt.refused}
+            paid = [p for p in debt.points if (p.stream, p.entry_id) not in refused]
+            streams, ids = [p.stream for p in paid], [p.entry_id for p in paid]
+            await connection.execute(SQL["points_paid"], streams, ids)
+
+    async def prove_position(self, stream: str, group: str, position: EntryId) -> None:
+        """Remember that every entry up to `position` has its outcome on record."""
+        async with self.connection() as connection:
+            await connection.execute(SQL["prove_position"], stream, group, str(position))
+
+    async def proven_position(self, stream: str, group: str) -> EntryId | None:
+        """The position last proven; None where there is none."""
+        async with self.connection() as connection:
+            position = await connection.fetchval(SQL["proven_position"], stream, group)
+        return EntryId.parse(position) if position else None
+
+
+def _order_row(decision: Insert | Repeat) -> tuple[Any, ...]:
+    entry, order = decision.entry, decision.order
+    return (
+        entry.id,
+        entry.ms,
+        isinstance(decision, Repeat),
+        order.content_hash,
+        order.order_id,
+        order.account,
+        order.symbol,
+        order.side,
+        order.type,
+        order.quantity,
+        order.price,
+        order.stop_price,
+        order.time_in_force,
+        order.expire_at,
+        order.extra,
+    )
+
+
+def _rejection_row(decision: Reject) -> tuple[Any, ...]:
+    entry, malformed = decision.entry, decision.malformed
+    return (
+        entry.id,
+        min(entry.ms, ENTRY_MS_MAX + 1),
+        malformed.code,
+        malformed.reason,
+        malformed.order_id,
+        malformed.symbol,
+        entry.raw_fields,
+    )
+
+
+def _not_storable(decision: Decision, refused: RowRefused) -> Reject:
+    code = "not_storable"
+    return Reject(decision.entry, Malformed(code, f"Postgres refuses the row: {refused}"))
+
+
+def _outcome(decision: Decision, accepted: bool, other: Mapping[str, Any] | None) -> Outcome:
+    entry: Entry = decision.entry
+    if isinstance(decision, Reject):
+        return Rejected(entry, decision.malformed, other["redelivered"]) if other else Kept(entry)
+    if accepted:
+        return Accepted(entry, decision.order, 0)
+    if other is None:
+        return Kept(entry)
+    if other["outcome"] == "accepted":
+        return Accepted(entry, decision.order, other["generation"], other["redelivered"])
+    return Duplicate(
+        entry,
+        decision.order,
+        other["generation"],
+        other["original_entry_id"],
+        other["redelivered"],
+    )

@@ -1,0 +1,47 @@
+-- Settle a batch whose outcomes are on record: mark claims as stored, copy rejections, acknowledge.
+-- Returns how many entries were acknowledged, and the first error met on the way or false.
+-- Why Lua: one round trip, and of two workers holding a rejected entry only one may copy it. Scripts are
+-- not rolled back, so copies precede acknowledgements: a failure repeats an entry, never loses it. Claims
+-- are hints: when memory is full they are skipped and the rest goes on.
+-- KEYS 1 stream, 2 dead letters (same hash tag), 3.. claims
+-- ARGV 1 group, 2 seconds to live, 3 number of rejections, 4.. a value for each claim, then entry id, code
+--      and reason for each rejection, then the ids of the other entries to acknowledge
+local stream, dead, group = KEYS[1], KEYS[2], ARGV[1]
+local position, failure = 4, false
+
+local function attempt(...)
+  local reply = redis.pcall(...)
+  if type(reply) == 'table' and reply.err then
+    failure = failure or reply.err
+    return false
+  end
+  return reply
+end
+
+for i = 3, #KEYS do
+  attempt('SET', KEYS[i], ARGV[position], 'EX', ARGV[2])
+  position = position + 1
+end
+
+-- More values than Lua can pass to one call travel as one field, packed.
+local function copy(id, code, reason)
+  local entry = redis.call('XRANGE', stream, id, id)[1]
+  local fields = entry and entry[2] or {}
+  if #fields > 4000 then fields = { 'packed', cmsgpack.pack(fields) } end
+  return attempt('XADD', dead, '*', 'entry_id', id, 'code', code, 'reason', reason, unpack(fields))
+end
+
+local acknowledged = 0
+for _ = 1, tonumber(ARGV[3]) do
+  local id = ARGV[position]
+  if #redis.call('XPENDING', stream, group, id, id, 1) > 0
+    and copy(id, ARGV[position + 1], ARGV[position + 2]) then
+    acknowledged = acknowledged + redis.call('XACK', stream, group, id)
+  end
+  position = position + 3
+end
+for first = position, #ARGV, 4000 do
+  local last = math.min(first + 3999, #ARGV)
+  acknowledged = acknowledged + redis.call('XACK', stream, group, unpack(ARGV, first, last))
+end
+return { acknowledged, failure }

@@ -1,0 +1,101 @@
+"""Migrations: numbered SQL files, applied in order, each in a transaction of its own.
+
+The plainest thing that is safe: an advisory lock lets one migrator in at a time, and what was applied is a
+row in `schema_migrations` beside the tables it made.
+"""
+
+import re
+from importlib.resources import files
+from typing import NamedTuple
+
+from worker.errors import SchemaMismatch
+from worker.ledger import Connection, Ledger
+
+LOCK = 0x6F726472  #: "ordr"; any number, the same for every migrator
+
+
+class Migration(NamedTuple):
+    """One file of `worker/migrations`, `<version>_<name>.sql`."""
+
+    version: int
+    name: str
+    sql: str
+
+
+def migrations() -> list[Migration]:
+    """All migrations this worker knows, oldest first."""
+    found = [re.fullmatch(r"(\d{4})_(\w+)\.sql", f.name) for f in _FOLDER.iterdir()]
+    return sorted(
+        Migration(int(m[1]), m[2], (_FOLDER / m.string).read_text(encoding="utf-8"))
+        for m in found
+        if m
+    )
+
+
+_FOLDER = files("worker") / "migrations"
+
+
+async def migrate(ledger: Ledger, schema: str) -> list[Migration]:
+    """Bring `schema` up to date, making it where it is missing. Says what was applied.
+
+    :raises PostgresUnavailable: what was applied before stays; calling again goes on from there
+    :raises SchemaMismatch: the schema is newer than this worker
+    """
+    async with ledger.connection() as connection:
+        await connection.execute("SELECT pg_advisory_lock($1, hashtext($2))", LOCK, schema)
+        try:
+            return await _migrate(connection, schema)
+        finally:
+            await connection.execute("SELECT pg_advisory_unlock($1, hashtext($2))", LOCK, schema)
+
+
+async def _migrate(connection: Connection, schema: str) -> list[Migration]:
+    if not await connection.fetchval("SELECT to_regnamespace($1) IS NOT NULL", schema):
+        await connection.execute(f'CREATE SCHEMA "{schema}"')
+    await connection.execute(
+        "CREATE TABLE IF NOT EXISTS schema_migrations (version int PRIMARY KEY, name text NOT NULL, "
+        "applied_at timestamptz NOT NULL DEFAULT clock_timestamp())"
+    )
+    applied = await _applied(connection)
+    _refuse_newer(applied)
+    missing = [migration for migration in migrations() if migration.version not in applied]
+    for migration in missing:
+        async with connection.transaction():
+            await connection.execute(migration.sql)
+            await connection.execute(
+                "INSERT INTO schema_migrations (version, name) VALUES ($1, $2)",
+                migration.version,
+                migration.name,
+            )
+    return missing
+
+
+async def check_schema(ledger: Ledger, schema: str) -> None:
+    """Raise unless the schema is exactly the one this worker was written for.
+
+    :raises SchemaMismatch: it is older or newer; the message says what to do
+    """
+    async with ledger.connection() as connection:
+        there = await connection.fetchval("SELECT to_regclass('schema_migrations') IS NOT NULL")
+        applied = await _applied(connection) if there else set[int]()
+    _refuse_newer(applied)
+    if missing := [m for m in migrations() if m.version not in applied]:
+        raise SchemaMismatch(
+            f"schema {schema} is older than this worker: {len(missing)} migration(s) missing, the first "
+            f"is {missing[0].version:04}_{missing[0].name}; run `python -m worker migrate`"
+        )
+
+
+def _refuse_newer(applied: set[int]) -> None:
+    known = {migration.version for migration in migrations()}
+    if newer := sorted(applied - known):
+        raise SchemaMismatch(
+            f"the schema has migration {newer[-1]:04}, which this worker does not know: it is newer; "
+            "update the worker"
+        )
+
+
+async def _applied(connection: Connection) -> set[int]:
+    return {
+        row["version"] for row in await connection.fetch("SELECT version FROM schema_migrations")
+    }

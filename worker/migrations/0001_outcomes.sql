@@ -1,0 +1,264 @@
+-- The three outcomes, the points owed, the positions proven, and the one function that records a batch.
+-- Runs with the search path set to DATABASE_SCHEMA: everything lives there.
+
+CREATE TABLE orders (
+    content_hash  bytea       NOT NULL,
+    generation    int         NOT NULL,
+    stream        text        NOT NULL,
+    entry_id      text        NOT NULL,
+    entry_at      timestamptz NOT NULL,
+    order_id      text        NOT NULL,
+    account       text,
+    symbol        text        NOT NULL,
+    side          text        NOT NULL,
+    type          text        NOT NULL,
+    quantity      numeric     NOT NULL,
+    price         numeric,
+    stop_price    numeric,
+    time_in_force text        NOT NULL,
+    expire_at     timestamptz,
+    notional      numeric     GENERATED ALWAYS AS (quantity * price) STORED,
+    extra         jsonb,
+    recorded_at   timestamptz NOT NULL,
+    CONSTRAINT orders_pkey PRIMARY KEY (content_hash, generation),
+    CONSTRAINT orders_content_hash_is_sha256 CHECK (length(content_hash) = 32),
+    CONSTRAINT orders_quantity_is_positive CHECK (quantity > 0)
+);
+COMMENT ON TABLE orders IS 'accepted: each content once in its window; generation counts its windows';
+-- Not unique: a Redis that lost its data may give an id again, to another order, which must not be lost.
+CREATE INDEX orders_entry_idx ON orders (stream, entry_id);
+
+CREATE TABLE duplicates (
+    stream       text        NOT NULL,
+    entry_id     text        NOT NULL,
+    entry_at     timestamptz NOT NULL,
+    order_id     text        NOT NULL,
+    extra        jsonb,
+    content_hash bytea       NOT NULL,
+    generation   int         NOT NULL,
+    recorded_at  timestamptz NOT NULL,
+    CONSTRAINT duplicates_pkey PRIMARY KEY (stream, entry_id),
+    CONSTRAINT duplicates_original_fkey
+        FOREIGN KEY (content_hash, generation) REFERENCES orders (content_hash, generation)
+);
+COMMENT ON TABLE duplicates IS 'suppressed: a repeat within the window of the order it references';
+CREATE INDEX duplicates_original_idx ON duplicates (content_hash, generation);
+
+CREATE TABLE rejections (
+    stream      text        NOT NULL,
+    entry_id    text        NOT NULL,
+    entry_at    timestamptz NOT NULL,
+    code        text        NOT NULL,
+    reason      text        NOT NULL,
+    order_id    text,
+    symbol      text,
+    fields      bytea[]     NOT NULL,
+    recorded_at timestamptz NOT NULL,
+    CONSTRAINT rejections_pkey PRIMARY KEY (stream, entry_id)
+);
+COMMENT ON COLUMN rejections.fields IS 'names and values in turn, byte for byte as sent';
+
+CREATE VIEW outcomes AS
+SELECT stream, entry_id, 'accepted' AS outcome, order_id, symbol, content_hash,
+       NULL::text AS original_entry_id, NULL::text AS code, recorded_at
+FROM orders
+UNION ALL
+SELECT d.stream, d.entry_id, 'duplicate', d.order_id, o.symbol, d.content_hash,
+       o.entry_id, NULL, d.recorded_at
+FROM duplicates d JOIN orders o USING (content_hash, generation)
+UNION ALL
+SELECT stream, entry_id, 'rejected', order_id, symbol, NULL, NULL, code, recorded_at
+FROM rejections;
+
+CREATE TABLE point_backlog (
+    stream   text        NOT NULL,
+    entry_id text        NOT NULL,
+    noted_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    refusal  text,
+    CONSTRAINT point_backlog_pkey PRIMARY KEY (stream, entry_id)
+);
+COMMENT ON TABLE point_backlog IS 'entries whose point InfluxDB does not have yet';
+COMMENT ON COLUMN point_backlog.refusal IS 'what InfluxDB said when it refused the point for good';
+
+CREATE TABLE group_positions (
+    stream     text        NOT NULL,
+    group_name text        NOT NULL,
+    entry_id   text        NOT NULL,
+    proven_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT group_positions_pkey PRIMARY KEY (stream, group_name)
+);
+COMMENT ON TABLE group_positions IS 'every entry up to this one has its outcome on record';
+
+-- One order to record. Decimals travel as text, cast here, exact. `known`: Redis says it is stored already.
+CREATE TYPE order_entry AS (
+    entry_id text, entry_ms bigint, known boolean, content_hash bytea, order_id text, account text,
+    symbol text, side text, type text, quantity text, price text, stop_price text,
+    time_in_force text, expire_at timestamptz, extra text
+);
+
+CREATE TYPE rejected_entry AS (
+    entry_id text, entry_ms bigint, code text, reason text, order_id text, symbol text, fields bytea[]
+);
+
+-- Milliseconds since 1970 as an instant; infinity beyond what InfluxDB can tell, for rejections only.
+CREATE FUNCTION entry_instant(ms bigint) RETURNS timestamptz
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT CASE WHEN ms <= 9223372036854
+        THEN timestamptz 'epoch' + ms * interval '1 millisecond' ELSE 'infinity' END
+$$;
+
+-- The accepted order within whose window an entry lies: the latest before it, else the next after it.
+CREATE FUNCTION original_of(p_content_hash bytea, p_at timestamptz, p_window interval)
+RETURNS SETOF orders LANGUAGE sql STABLE ROWS 1 AS $$
+    SELECT * FROM orders
+    WHERE content_hash = p_content_hash AND entry_at BETWEEN p_at - p_window AND p_at + p_window
+    ORDER BY entry_at <= p_at DESC, abs(extract(epoch FROM entry_at - p_at)) LIMIT 1
+$$;
+
+-- The outcome on record of this very entry, with this content; null where there is none.
+CREATE FUNCTION recorded_as(p_stream text, p_entry_id text, p_content_hash bytea) RETURNS text
+LANGUAGE sql STABLE AS $$
+    SELECT 'accepted' FROM orders
+    WHERE content_hash = p_content_hash AND stream = p_stream AND entry_id = p_entry_id
+    UNION ALL
+    SELECT 'duplicate' FROM duplicates
+    WHERE stream = p_stream AND entry_id = p_entry_id AND content_hash = p_content_hash
+    LIMIT 1
+$$;
+
+-- What the tables say of an entry after a batch. `redelivered`: it was on record before.
+CREATE TYPE recorded_entry AS (
+    entry_id text, outcome text, redelivered boolean, generation int, original_entry_id text
+);
+
+-- Record a batch in the one transaction of this call. Returns the ids of the orders accepted as generation
+-- 0, by far the most, and a row for each other entry. An entry in neither of them keeps an outcome that
+-- stands under its id with other content: its id was given twice, or its rules have changed since.
+--
+-- Two workers lock in the same order: first the orders nobody has, sorted by content, then next
+-- generations, sorted by content. Every statement sees what others committed before it (READ COMMITTED), so
+-- an order that lost the insert finds the row it lost to. Plans are held to the indexes: they are cached
+-- while the tables are still small.
+CREATE FUNCTION record_outcomes(
+    p_stream text, p_window interval, p_orders order_entry[], p_rejections rejected_entry[],
+    p_owe_points boolean, OUT accepted text[], OUT others recorded_entry[]
+) LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+AS $$
+#variable_conflict use_column
+DECLARE
+    v_now timestamptz := clock_timestamp();
+    v_recorded text[];  -- entries that this call recorded otherwise
+    v_entry record;
+    v_generation int;
+BEGIN
+    IF p_owe_points THEN
+        INSERT INTO point_backlog (stream, entry_id)
+        SELECT p_stream, e.entry_id FROM unnest(p_orders) e
+        UNION SELECT p_stream, e.entry_id FROM unnest(p_rejections) e
+        ON CONFLICT DO NOTHING;
+    END IF;
+
+    -- 1. Orders nobody has, the first of each content in this batch.
+    WITH inserted AS (
+        INSERT INTO orders (content_hash, generation, stream, entry_id, entry_at, order_id, account,
+            symbol, side, type, quantity, price, stop_price, time_in_force, expire_at, extra, recorded_at)
+        SELECT DISTINCT ON (e.content_hash) e.content_hash, 0, p_stream, e.entry_id,
+            entry_instant(e.entry_ms), e.order_id, e.account, e.symbol, e.side, e.type,
+            e.quantity::numeric, e.price::numeric, e.stop_price::numeric, e.time_in_force, e.expire_at,
+            e.extra::jsonb, v_now
+        FROM unnest(p_orders) WITH ORDINALITY e
+        WHERE NOT e.known OR NOT EXISTS (
+            SELECT FROM orders o WHERE o.content_hash = e.content_hash)
+        ORDER BY e.content_hash, e.ordinality
+        ON CONFLICT (content_hash, generation) DO NOTHING
+        RETURNING entry_id
+    ) SELECT coalesce(array_agg(i.entry_id), '{}') INTO accepted FROM inserted i;
+    others := '{}';
+
+    IF cardinality(accepted) < cardinality(p_orders) THEN
+        -- 2. Repeats of what is on record now, twins in this batch included.
+        WITH inserted AS (
+            INSERT INTO duplicates (stream, entry_id, entry_at, order_id, extra, content_hash,
+                generation, recorded_at)
+            SELECT p_stream, e.entry_id, entry_instant(e.entry_ms), e.order_id, e.extra::jsonb,
+                e.content_hash, o.generation, v_now
+            FROM unnest(p_orders) e
+            CROSS JOIN LATERAL original_of(e.content_hash, entry_instant(e.entry_ms), p_window) o
+            WHERE e.entry_id NOT IN (SELECT unnest(accepted))
+                AND recorded_as(p_stream, e.entry_id, e.content_hash) IS NULL
+            ON CONFLICT (stream, entry_id) DO NOTHING
+            RETURNING entry_id
+        ) SELECT coalesce(array_agg(i.entry_id), '{}') INTO v_recorded FROM inserted i;
+
+        -- 3. Content whose window has passed, one by one: each may be the original of the next.
+        FOR v_entry IN
+            SELECT e.*, entry_instant(e.entry_ms) AS entry_at FROM unnest(p_orders) WITH ORDINALITY e
+            WHERE e.entry_id NOT IN (SELECT unnest(accepted))
+                AND recorded_as(p_stream, e.entry_id, e.content_hash) IS NULL
+            ORDER BY e.content_hash, e.ordinality
+        LOOP
+            LOOP
+                SELECT o.generation INTO v_generation
+                FROM original_of(v_entry.content_hash, v_entry.entry_at, p_window) o;
+                IF FOUND THEN
+                    INSERT INTO duplicates (stream, entry_id, entry_at, order_id, extra, content_hash,
+                        generation, recorded_at)
+                    VALUES (p_stream, v_entry.entry_id, v_entry.entry_at, v_entry.order_id,
+                        v_entry.extra::jsonb, v_entry.content_hash, v_generation, v_now)
+                    ON CONFLICT (stream, entry_id) DO NOTHING;
+                    EXIT;
+                END IF;
+                INSERT INTO orders (content_hash, generation, stream, entry_id, entry_at, order_id,
+                    account, symbol, side, type, quantity, price, stop_price, time_in_force, expire_at,
+                    extra, recorded_at)
+                SELECT v_entry.content_hash, coalesce(max(o.generation) + 1, 0), p_stream,
+                    v_entry.entry_id, v_entry.entry_at, v_entry.order_id, v_entry.account,
+                    v_entry.symbol, v_entry.side, v_entry.type, v_entry.quantity::numeric,
+                    v_entry.price::numeric, v_entry.stop_price::numeric, v_entry.time_in_force,
+                    v_entry.expire_at, v_entry.extra::jsonb, v_now
+                FROM orders o WHERE o.content_hash = v_entry.content_hash
+                ON CONFLICT (content_hash, generation) DO NOTHING;
+                EXIT WHEN FOUND;  -- else another worker was faster: look again
+            END LOOP;
+            v_recorded := v_recorded || v_entry.entry_id;
+        END LOOP;
+
+        SELECT coalesce(array_agg(ROW (e.entry_id, r.outcome,
+            e.entry_id NOT IN (SELECT unnest(v_recorded)), r.generation, r.original_entry_id
+        )::recorded_entry), '{}') INTO others
+        FROM unnest(p_orders) e
+        CROSS JOIN LATERAL (
+            SELECT 'accepted' AS outcome, o.generation, NULL::text AS original_entry_id FROM orders o
+            WHERE o.content_hash = e.content_hash AND o.stream = p_stream AND o.entry_id = e.entry_id
+            UNION ALL
+            SELECT 'duplicate', o.generation, o.entry_id
+            FROM duplicates d JOIN orders o USING (content_hash, generation)
+            WHERE d.stream = p_stream AND d.entry_id = e.entry_id AND d.content_hash = e.content_hash
+        ) r
+        WHERE e.entry_id NOT IN (SELECT unnest(accepted));
+    END IF;
+
+    IF cardinality(p_rejections) > 0 THEN
+        WITH inserted AS (
+            INSERT INTO rejections (stream, entry_id, entry_at, code, reason, order_id, symbol, fields,
+                recorded_at)
+            SELECT p_stream, e.entry_id, entry_instant(e.entry_ms), e.code, e.reason, e.order_id,
+                e.symbol, e.fields, v_now
+            FROM unnest(p_rejections) e
+            WHERE NOT EXISTS (SELECT FROM orders o
+                    WHERE o.stream = p_stream AND o.entry_id = e.entry_id)
+                AND NOT EXISTS (SELECT FROM duplicates d
+                    WHERE d.stream = p_stream AND d.entry_id = e.entry_id)
+            ON CONFLICT (stream, entry_id) DO NOTHING
+            RETURNING entry_id
+        ) SELECT coalesce(array_agg(i.entry_id), '{}') INTO v_recorded FROM inserted i;
+
+        SELECT others || coalesce(array_agg(ROW (e.entry_id, 'rejected',
+            e.entry_id NOT IN (SELECT unnest(v_recorded)), NULL, NULL)::recorded_entry), '{}')
+        INTO others
+        FROM unnest(p_rejections) e
+        WHERE EXISTS (SELECT FROM rejections r WHERE r.stream = p_stream AND r.entry_id = e.entry_id);
+    END IF;
+END
+$$;

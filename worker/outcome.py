@@ -1,0 +1,46 @@
+"""Outcomes: what became of an entry. Pure values, between the ledger that knows and the points that tell."""
+
+import msgspec
+
+from streams.entry import Entry
+from worker.order import Malformed, Order
+
+
+class Accepted(msgspec.Struct, frozen=True, gc=False):
+    """An order in `orders`. `redelivered`: it was on record before, and nothing was counted again."""
+
+    entry: Entry
+    order: Order
+    generation: int
+    redelivered: bool = False
+
+
+class Duplicate(msgspec.Struct, frozen=True, gc=False):
+    """A repeat in `duplicates`, beside the order that it repeats: that one's generation and entry id."""
+
+    entry: Entry
+    order: Order
+    generation: int
+    original_id: str
+    redelivered: bool = False
+
+
+class Rejected(msgspec.Struct, frozen=True, gc=False):
+    """An entry in `rejections`: no order, or one that Postgres refuses to store."""
+
+    entry: Entry
+    malformed: Malformed
+    redelivered: bool = False
+
+
+class Kept(msgspec.Struct, frozen=True, gc=False):
+    """Another outcome stands under the entry's id, and stays.
+
+    The id was given twice by a Redis that lost its data, and this entry repeats an accepted order or is
+    none; or the rules have changed since. No order is lost by it, for an order may share its id.
+    """
+
+    entry: Entry
+
+
+Outcome = Accepted | Duplicate | Rejected | Kept

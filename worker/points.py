@@ -1,0 +1,121 @@
+"""Points: one line of InfluxDB's line protocol for each outcome.
+
+Pure. Series and time derive from the entry alone, so writing a point again overwrites it, whether it comes
+from the batch, from a redelivery or from the backlog.
+Source: https://docs.influxdata.com/influxdb/v2/reference/syntax/line-protocol/
+"""
+
+from collections.abc import Iterable
+from hashlib import sha256
+
+import msgspec
+
+from streams.entry import EntryId
+from worker.outcome import Accepted, Duplicate, Kept, Outcome, Rejected
+
+MEASUREMENT = "orders"
+NS_MAX = 2**63 - 2  #: InfluxDB's last instant, in the year 2262
+
+
+class Point(msgspec.Struct, frozen=True, gc=False):
+    """What a point tells of an outcome; decimals are plain text and go to the line as they are.
+
+    Tags are few-valued: stream, outcome, symbol, side, type, code. Ids are fields.
+    """
+
+    stream: str
+    entry_id: str
+    outcome: str
+    order_id: str | None
+    symbol: str | None = None
+    side: str | None = None
+    type: str | None = None
+    quantity: str | None = None
+    price: str | None = None
+    stop_price: str | None = None
+    generation: int | None = None
+    original_entry_id: str | None = None
+    code: str | None = None
+
+
+def points(outcomes: Iterable[Outcome]) -> list[Point]:
+    """The point of each outcome; an entry that keeps an earlier outcome has none of its own."""
+    return [_point(outcome) for outcome in outcomes if not isinstance(outcome, Kept)]
+
+
+def _point(outcome: Accepted | Duplicate | Rejected) -> Point:
+    entry = outcome.entry
+    if isinstance(outcome, Rejected):
+        malformed = outcome.malformed
+        return Point(entry.stream, entry.id, "rejected", malformed.order_id, code=malformed.code)
+    order = outcome.order
+    repeat = isinstance(outcome, Duplicate)
+    return Point(
+        entry.stream,
+        entry.id,
+        "duplicate" if repeat else "accepted",
+        order.order_id,
+        order.symbol,
+        order.side,
+        order.type,
+        order.quantity,
+        order.price,
+        order.stop_price,
+        outcome.generation,
+        outcome.original_id if repeat else None,
+    )
+
+
+def line(point: Point) -> str:
+    """The point as one line, integer nanoseconds, tags in sorted order."""
+    tags = f"{MEASUREMENT},"
+    if point.code:
+        tags += f"code={_tag(point.code)},"
+    tags += f"outcome={point.outcome}"
+    if point.side:
+        tags += f",side={point.side}"
+    tags += f",stream={_tag(point.stream)}"
+    if point.symbol:
+        tags += f",symbol={_tag(point.symbol)},type={point.type}"
+    fields = f'entry_id="{point.entry_id}"'
+    if point.order_id is not None:
+        fields += f',order_id="{_text(point.order_id)}"'
+    if point.quantity is not None:
+        fields += f",quantity={point.quantity},generation={point.generation}i"
+    if point.price is not None:
+        fields += f",price={point.price}"
+    if point.stop_price is not None:
+        fields += f",stop_price={point.stop_price}"
+    if point.original_entry_id is not None:
+        fields += f',original_entry_id="{point.original_entry_id}"'
+    return f"{tags} {fields} {time_ns(point.entry_id)}"
+
+
+def lines(points: Iterable[Point]) -> bytes:
+    """The points as one body for `/api/v2/write?precision=ns`."""
+    return "\n".join([line(point) for point in points]).encode()
+
+
+def time_ns(entry_id: str) -> int:
+    """The point's time: ms·10⁶ + seq nanoseconds, distinct for each entry of a stream.
+
+    Ids beyond what InfluxDB can tell (only rejections have such) get a time of their own near its end.
+    """
+    ms, seq = EntryId.parse(entry_id)
+    ns = ms * 1_000_000 + seq
+    if seq < 1_000_000 and ns <= NS_MAX:
+        return ns
+    return NS_MAX - int.from_bytes(sha256(entry_id.encode()).digest()[:6])
+
+
+def _tag(value: str) -> str:
+    """Escape a tag value. A newline ends a line even within an escape, so none may get here."""
+    if value.isidentifier():
+        return value
+    value = value.replace("\n", " ").replace("\\", "\\\\")
+    return value.replace(",", "\\,").replace("=", "\\=").replace(" ", "\\ ")
+
+
+def _text(value: str) -> str:
+    """Escape a string field's value."""
+    return value.replace("\\", "\\\\").replace('"', '\\"')

@@ -1,0 +1,83 @@
+"""What the commands `worker` and `migrate` do: settings, logs, an event loop, and embedded servers."""
+
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import anyio
+import structlog
+
+from worker import logs, settings
+from worker.ledger import Ledger
+from worker.migrate import Migration, migrate
+from worker.service import serve
+from worker.settings import Settings
+
+log = structlog.stdlib.get_logger("worker")
+
+
+def run_worker(*, embedded: str | None, drain: bool) -> int:
+    """Run a worker until a signal, or until its streams are drained.
+
+    :param embedded: a directory for servers of its own, started before and stopped after
+    """
+    with ExitStack() as stack:
+        chosen = _embedded(stack, Path(embedded)) if embedded else settings.load()
+        logs.configure(chosen)
+        for name, meant in settings.unknown_variables().items():
+            log.warning("setting.unknown", variable=name, meant=meant)
+        in_loop(lambda: _serve(chosen, own_servers=bool(embedded), drain=drain))
+    return 0
+
+
+def run_migrate() -> int:
+    """Bring the schema up to date, and say what was done."""
+    chosen = settings.load()
+    logs.configure(chosen)
+    applied: list[Migration] = []
+
+    async def apply() -> None:
+        applied.extend(await migrated(chosen))
+
+    in_loop(apply)
+    for migration in applied:
+        print(f"applied {migration.version:04}_{migration.name}")
+    print(f"schema {chosen.database_schema} is up to date")
+    return 0
+
+
+def in_loop(main: Callable[[], Awaitable[None]]) -> None:
+    """Run `main` in an event loop of uvloop's."""
+    anyio.run(main, backend_options={"use_uvloop": True})
+
+
+async def migrated(chosen: Settings) -> list[Migration]:
+    """Migrate the schema of `chosen`; gives what was applied."""
+    ledger = Ledger(
+        chosen.database_address, chosen.database_schema, timeout_ms=chosen.postgres_timeout_ms
+    )
+    try:
+        return await migrate(ledger, chosen.database_schema)
+    finally:
+        await ledger.aclose()
+
+
+async def _serve(chosen: Settings, *, own_servers: bool, drain: bool) -> None:
+    if own_servers:
+        await migrated(chosen)
+    await serve(chosen, drain=drain)
+
+
+def _embedded(stack: ExitStack, directory: Path) -> Settings:
+    from worker.embedded import embedded_services  # noqa: PLC0415 - the wheels are an extra
+
+    services = stack.enter_context(embedded_services(directory))
+    given = {**os.environ, "REDIS_URL": services.redis_url, "DATABASE_URL": services.database_url}
+    if not os.environ.get("INFLUXDB_URL"):
+        given["INFLUXDB_URL"] = services.points_url
+    for name in ("REDIS_URL", "DATABASE_URL", "INFLUXDB_URL"):
+        print(f"{name}={given[name]}", flush=True)
+    sys.stdout.flush()
+    return settings.load(given)
