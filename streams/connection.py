@@ -4,9 +4,9 @@ redis-py repeats a command by itself after a lost reply, and cuts a blocking rea
 both are switched off here, for an `XREADGROUP` or `XADD` that is repeated blindly strands or doubles entries.
 """
 
-from collections.abc import Generator
+from collections.abc import Awaitable, Generator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 from redis import exceptions
 from redis.asyncio import Redis
@@ -72,8 +72,14 @@ def connect(url: str, *, timeout_ms: int, block_ms: int = 0) -> Redis:
     return client
 
 
-def _as_sent(reply: Any, **_options: Any) -> Any:  # noqa: ANN401 - whatever Redis says
-    return reply
+def _as_sent(response: Any, **_options: Any) -> Any:  # noqa: ANN401 - whatever Redis says
+    return response
+
+
+async def call(redis: Redis, *command: str | int) -> Any:  # noqa: ANN401 - each command's own reply
+    """Send one command. :raises RedisUnavailable, GroupLost: see `redis_errors`"""
+    with redis_errors():
+        return await cast("Awaitable[Any]", redis.execute_command(*command))
 
 
 @contextmanager
@@ -90,8 +96,9 @@ def redis_errors() -> Generator[None]:
     except exceptions.ResponseError as error:
         # redis-py cuts the code off where it has a class of its own for it
         reply = f"{error.status_code or ''} {error}".lstrip()
-        if reply.startswith(("NOGROUP", "UNBLOCKED")):
+        code = reply.partition(" ")[0]
+        if code in ("NOGROUP", "UNBLOCKED"):
             raise GroupLost(str(error)) from error
-        if reply.startswith(NOT_NOW):
+        if code in NOT_NOW:
             raise RedisUnavailable(reply) from error
         raise

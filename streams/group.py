@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from redis.exceptions import ResponseError
 
-from streams.connection import connect, redis_errors
+from streams.connection import call, connect, redis_errors
 from streams.entry import Entry, EntryId, entries
 
 REMOVE_CONSUMERS = (files("streams") / "lua" / "remove_consumers.lua").read_text()
@@ -17,7 +17,7 @@ REMOVE_CONSUMERS = (files("streams") / "lua" / "remove_consumers.lua").read_text
 class Pending(NamedTuple):
     """What is delivered and not acknowledged, over all consumers of the group."""
 
-    count: int
+    entries: int
     oldest: EntryId | None
 
 
@@ -74,11 +74,10 @@ class Group:
         return await self._read(count, after)
 
     async def _read(self, count: int, after: str, *wait: str | int) -> list[Entry]:
-        with redis_errors():
-            reply = await self._reader.execute_command(
-                "XREADGROUP", "GROUP", self.name, self.consumer, "COUNT", count, *wait,
-                "STREAMS", self.stream, after,
-            )  # fmt: skip
+        reply = await call(
+            self._reader, "XREADGROUP", "GROUP", self.name, self.consumer, "COUNT", count, *wait,
+            "STREAMS", self.stream, after,
+        )  # fmt: skip
         return entries(self.stream, reply[0][1]) if reply else []
 
     async def take_over(
@@ -139,5 +138,4 @@ class Group:
         return bool(await self._call("XRANGE", self.stream, str(entry_id), str(entry_id)))
 
     async def _call(self, *command: str | int) -> Any:  # noqa: ANN401 - each command's own reply
-        with redis_errors():
-            return await self._redis.execute_command(*command)
+        return await call(self._redis, *command)

@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from worker.embedded import EmbeddedUnavailable
 from worker.errors import BadSettings, OrdergateError, SchemaMismatch
 
 DESCRIPTION = """\
@@ -20,10 +21,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.run(options)
+    except KeyboardInterrupt:  # before the worker listens to signals
+        return 130
     except (BadSettings, SchemaMismatch) as error:
         print(f"ordergate: {error}", file=sys.stderr)
         return 2
-    except OrdergateError as error:
+    except (OrdergateError, EmbeddedUnavailable) as error:
         print(f"ordergate: {error}", file=sys.stderr)
         return 1
 

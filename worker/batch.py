@@ -54,16 +54,15 @@ class Turn:
     """
 
     def __init__(self, before: "Turn | None" = None) -> None:
-        self._before = before
-        self._over = anyio.Event()
+        self._begins = before.over if before else None
+        self.over = anyio.Event()  #: set when the next one may begin
 
     async def __aenter__(self) -> None:
-        if self._before:
-            await self._before._over.wait()
-            self._before = None
+        if self._begins:
+            await self._begins.wait()
 
     async def __aexit__(self, *_exception: object) -> None:
-        self._over.set()
+        self.over.set()
 
 
 async def process(

@@ -3,6 +3,7 @@
     OrdergateError
     ├── BadSettings          the operator: a variable is wrong; nothing was started, exit 2
     ├── SchemaMismatch       the operator: run `python -m worker migrate`, or update the worker; exit 2
+    ├── PostgresRefused      the operator: a password, a right or a database is missing; exit 1
     ├── PostgresUnavailable  nobody yet: it passes; the entries stay pending and the step is repeated
     ├── RowRefused           nobody: Postgres will never store this batch; it is split to find the row
     ├── InfluxUnavailable    nobody yet: the points are owed, noted in Postgres and written later
@@ -24,6 +25,10 @@ class BadSettings(OrdergateError):
 
 class SchemaMismatch(OrdergateError):
     """The schema in Postgres is older or newer than this worker's."""
+
+
+class PostgresRefused(OrdergateError):
+    """Postgres refuses us: password, role, database or a right (SQLSTATE class 28, 3D, 42501)."""
 
 
 class PostgresUnavailable(OrdergateError):

@@ -87,11 +87,11 @@ class Intake:
         async with anyio.create_task_group() as batches:
             with anyio.CancelScope() as self._reading:
                 done = not self._stopping and await self._guarded(self._read_on, batches)
-        if not self._stopping:
-            return done
-        # A read that was called off may have been answered: those entries are ours and unseen.
-        async with anyio.create_task_group() as batches:
-            return await self._guarded(self._read_own, batches)
+        if self._stopping:
+            # A read that was called off may have been answered: those entries are ours and unseen.
+            async with anyio.create_task_group() as batches:
+                done = await self._guarded(self._read_own, batches)
+        return done
 
     async def _guarded(
         self, read: Callable[[TaskGroup], Awaitable[None]], batches: TaskGroup
@@ -116,7 +116,7 @@ class Intake:
                 await self._take_over(batches)
                 self._takeover_at = anyio.current_time() + self._takeover_s
             last = await self._next(batches, self._read_new)
-            if self._drain and not last and not (await self.group.pending()).count:
+            if self._drain and not last and not (await self.group.pending()).entries:
                 return
 
     async def _read_new(self) -> list[Entry]:
@@ -124,10 +124,12 @@ class Intake:
 
     async def _read_own(self, batches: TaskGroup) -> None:
         after = "0"
+
+        async def read() -> list[Entry]:
+            return await self.group.read_own(after, self._settings.batch_size)
+
         while after:
-            after = await self._next(
-                batches, lambda: self.group.read_own(after, self._settings.batch_size)
-            )
+            after = await self._next(batches, read)
 
     async def _take_over(self, batches: TaskGroup) -> None:
         cursor = "0-0"

@@ -6,19 +6,19 @@ and one round trip: committed whole or not at all.
 
 import re
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from importlib.resources import files
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from streams.entry import Entry, EntryId
 from worker.decide import Decision, Insert, Reject, Repeat
-from worker.errors import PostgresUnavailable, RowRefused
+from worker.errors import PostgresRefused, PostgresUnavailable, RowRefused
 from worker.order import Malformed
 from worker.outcome import Accepted, Duplicate, Kept, Outcome, Rejected
 from worker.points import Point
@@ -29,6 +29,8 @@ NOT_NOW = {"08", "40", "53", "55", "57", "58"}
 READ_ONLY = "25006"
 #: SQLSTATE classes that blame a row: data, constraint, program limit.
 ROW_REFUSED = {"22", "23", "54"}
+#: SQLSTATEs that only the operator mends: authorization, no such database, a right that is missing.
+REFUSED = ("28", "3D", "42501")
 ENTRY_MS_MAX = 9_223_372_036_854  #: the last millisecond that InfluxDB can tell, in the year 2262
 
 Connection = PoolConnectionProxy
@@ -54,6 +56,7 @@ def postgres_errors() -> Generator[None]:
     """Raise our errors for asyncpg's, told apart by SQLSTATE and never by message text.
 
     :raises PostgresUnavailable: it passes; a commit may or may not have happened
+    :raises PostgresRefused: the operator must act
     :raises RowRefused: the data of a row cannot be stored, and nothing was
     """
     try:
@@ -62,6 +65,8 @@ def postgres_errors() -> Generator[None]:
         state = sqlstate(error)
         if state == READ_ONLY or state[:2] in NOT_NOW:
             raise PostgresUnavailable(f"{state} {error}") from error
+        if state.startswith(REFUSED):
+            raise PostgresRefused(f"Postgres refuses: {error}") from error
         if state[:2] in ROW_REFUSED:
             raise RowRefused(f"{state} {error}") from error
         raise
@@ -121,7 +126,8 @@ class Ledger:
         """
         with postgres_errors():
             await self._pool  # connects nothing yet; a second time it does nothing
-            async with self._pool.acquire(timeout=self._timeout_s) as connection:
+            acquiring: Any = self._pool.acquire(timeout=self._timeout_s)
+            async with cast("AbstractAsyncContextManager[Connection]", acquiring) as connection:
                 try:
                     yield connection
                 except (OSError, asyncpg.InterfaceError):

@@ -126,7 +126,7 @@ class Malformed(msgspec.Struct, frozen=True, gc=False):
     symbol: str | None = None
 
 
-class _Refusal(Exception):  # noqa: N818 - not an error: it carries the verdict out of the checks
+class _Refusal(Exception):
     def __init__(self, code: str, reason: str) -> None:
         self.code = code
         self.reason = reason
@@ -375,7 +375,7 @@ def _one_of(known: Mapping[str, T], name: str, text: str) -> T:
         found = known.get(text.lower())
     if found is None:
         raise _Refusal(
-            f"{name}_invalid", f"{name} must be one of {', '.join(known)}, not {ascii(text[:40])}"
+            f"{name}_invalid", f"{name} must be one of {', '.join(known)}, not {text[:40]!a}"
         )
     return found
 
@@ -395,10 +395,8 @@ def _price(
 
 def _decimal(name: str, text: str) -> tuple[str, str]:
     """A decimal in plain notation as it came, and the same without trailing zeros."""
-    if len(text) <= 29 and PLAIN_DECIMAL.fullmatch(text):
-        plain = text
-    else:
-        plain = _bounded_decimal(name, text)
+    common = len(text) <= 29 and PLAIN_DECIMAL.fullmatch(text)
+    plain = text if common else _bounded_decimal(name, text)
     short = plain.rstrip("0").rstrip(".") if "." in plain else plain
     return plain, "0" if short == "-0" else short
 
@@ -408,7 +406,7 @@ def _bounded_decimal(name: str, text: str) -> str:
     match = ANY_DECIMAL.fullmatch(text)
     if not match:
         raise _Refusal(
-            f"{name}_invalid", f"{name} must be a decimal such as 0.25, not {ascii(text[:40])}"
+            f"{name}_invalid", f"{name} must be a decimal such as 0.25, not {text[:40]!a}"
         )
     whole, fraction = match[1] or "", match[2] or match[3] or ""
     digits = len((whole + fraction).lstrip("0"))
@@ -447,7 +445,7 @@ def _expire_at(named: Mapping[str, Json], time_in_force: str) -> datetime | None
         raise _Refusal(
             "expire_time_invalid",
             "expire_time must be ISO 8601 with an offset, such as 2026-03-01T17:30:00Z, "
-            f"not {ascii(text[:40])}",
+            f"not {text[:40]!a}",
         ) from None
 
 

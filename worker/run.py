@@ -2,14 +2,15 @@
 
 import os
 import sys
-from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 import anyio
 import structlog
 
 from worker import logs, settings
+from worker.errors import OrdergateError
 from worker.ledger import Ledger
 from worker.migrate import Migration, migrate
 from worker.service import serve
@@ -49,19 +50,40 @@ def run_migrate() -> int:
 
 
 def in_loop(main: Callable[[], Awaitable[None]]) -> None:
-    """Run `main` in an event loop of uvloop's."""
-    anyio.run(main, backend_options={"use_uvloop": True})
+    """Run `main` in an event loop of uvloop's.
+
+    :raises OrdergateError: alone, where task groups have wrapped it up
+    """
+    try:
+        anyio.run(main, backend_options={"use_uvloop": True})
+    except BaseExceptionGroup as group:
+        ours, others = group.split(OrdergateError)
+        if ours is None or others is not None:
+            raise
+        raise _first(ours) from group
 
 
-async def migrated(chosen: Settings) -> list[Migration]:
-    """Migrate the schema of `chosen`; gives what was applied."""
+def _first(group: BaseExceptionGroup[OrdergateError]) -> OrdergateError:
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+
+
+@asynccontextmanager
+async def ledger_of(chosen: Settings) -> AsyncGenerator[Ledger]:
+    """The ledger that the settings name, closed on leaving."""
     ledger = Ledger(
         chosen.database_address, chosen.database_schema, timeout_ms=chosen.postgres_timeout_ms
     )
     try:
-        return await migrate(ledger, chosen.database_schema)
+        yield ledger
     finally:
         await ledger.aclose()
+
+
+async def migrated(chosen: Settings) -> list[Migration]:
+    """Migrate the schema of `chosen`; gives what was applied."""
+    async with ledger_of(chosen) as ledger:
+        return await migrate(ledger, chosen.database_schema)
 
 
 async def _serve(chosen: Settings, *, own_servers: bool, drain: bool) -> None:

@@ -1,0 +1,47 @@
+# What developers and operators type. Every target sets up what it needs first: see scripts/set_up.sh.
+# ARGS goes to the program that a target runs: make test ARGS='tests/unit -k decimals'
+
+SHELL := /bin/bash
+ARGS ?=
+PYTHON := .venv/bin/python
+# uv keeps the versions that are locked already, unless told: make lock ARGS=--upgrade
+LOCK := .venv/bin/uv pip compile pyproject.toml --quiet --no-config --universal --python-version 3.11 \
+	--generate-hashes --no-annotate --no-emit-index-url --custom-compile-command 'make lock' $(ARGS)
+
+# Without it, pyright asks the network for a newer pyright.
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench chaos lock clean set-up
+
+help: ## Say what there is
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: set-up ## Watch orders go through, on a Redis and a Postgres of its own
+	$(PYTHON) -m worker demo $(ARGS)
+
+test: check ## Check, then run the tests against real servers
+	$(PYTHON) -m pytest --ignore=tests/load --ignore=tests/chaos/full $(ARGS)
+
+check: set-up ## Check layout, lint, types and shell scripts
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/pyright --pythonpath $(PYTHON)
+	.venv/bin/shellcheck scripts/*.sh .ci/run
+
+bench: set-up ## Measure throughput and latency
+	$(PYTHON) -m tests.load.bench $(ARGS)
+
+chaos: set-up ## Run every failure test, the long ones too
+	$(PYTHON) -m pytest tests/chaos $(ARGS)
+
+lock: set-up ## Lock the versions that pyproject.toml allows
+	$(LOCK) --output-file requirements.lock
+	$(LOCK) --all-extras --output-file requirements-dev.lock
+
+clean: ## Remove what the other targets made
+	rm -rf .venv .services .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+set-up:
+	@scripts/set_up.sh
