@@ -166,8 +166,8 @@ def canonical(fields: Sequence[str], envelope: frozenset[str] = ENVELOPE_FIELDS)
     """
     try:
         named = _named(fields)
-        _order(named, envelope)
-        return _canonical(_model(named), named, envelope).encode()
+        model = _model(cast("Mapping[str, str | None]", named))
+        return _canonical(model, named, envelope).encode()
     except _Refusal as refusal:
         raise ValueError(refusal.reason) from None
 
@@ -191,6 +191,7 @@ def _named(fields: Sequence[str] | None) -> Mapping[str, Json]:
         raise _Refusal("trimmed", "the entry was trimmed from its stream before it was read")
     text = " ".join(fields)
     if not (len(text) <= BYTES_MAX and text.isascii() and text.isprintable()):
+        _check_size(fields)
         _check_text(text, JSON_CONTROL if fields[0] == "payload" else CONTROL)
     if len(fields) > 2 * FIELDS_MAX:
         raise _Refusal("too_many_fields", f"an entry holds at most {FIELDS_MAX} fields")
@@ -204,10 +205,16 @@ def _named(fields: Sequence[str] | None) -> Mapping[str, Json]:
     return _payload(named["payload"])
 
 
-def _check_text(text: str, control: re.Pattern[str]) -> None:
-    """Judge text that is long, not ASCII, or not printable."""
-    if len(text) > BYTES_MAX or len(text.encode(errors="surrogateescape")) > BYTES_MAX:
+def _check_size(fields: Sequence[str]) -> None:
+    characters = sum(map(len, fields))
+    if characters > BYTES_MAX or sum(
+        len(text.encode(errors="surrogateescape")) for text in fields
+    ) > BYTES_MAX:
         raise _Refusal("entry_too_large", f"an entry holds at most {BYTES_MAX} bytes")
+
+
+def _check_text(text: str, control: re.Pattern[str]) -> None:
+    """Judge text that is not all ASCII, or not all printable."""
     if SURROGATE.search(text):
         raise _Refusal("not_utf8", "names and values must be UTF-8")
     if control.search(text):
@@ -229,10 +236,12 @@ def _payload(text: str) -> dict[str, Json]:
         raise _Refusal("too_many_fields", f"an order holds at most {FIELDS_MAX} fields")
     for name, value in payload.items():
         _check_json_text(name)
-        if not (
-            isinstance(value, _Number) and name in DECIMAL_FIELDS
-        ):  # they have codes of their own
+        if name not in MODEL_FIELDS:
             _check_json(value, DEPTH_MAX)
+        elif isinstance(value, str) and (name in DECIMAL_FIELDS or not isinstance(value, _Number)):
+            _check_json_text(value)
+        elif value is not None:  # an order_id 17 is not "17"; a price may be either
+            raise _Refusal(f"{name}_invalid", f"{name} must be text, not {_json(value)[:40]}")
     return payload
 
 
@@ -277,27 +286,25 @@ def _check_json_text(text: str) -> None:
 # --- the model ---
 
 
-class _Model(NamedTuple):
-    """The model's fields: what is stored, and beside each decimal and instant what is canonical."""
+class _Model(msgspec.Struct, frozen=True, gc=False):
+    """The model's fields: what is stored, and beside each decimal what is canonical of it."""
 
     order_id: str
     account: str | None
     symbol: str
     side: str
     type: str
-    quantity: str
-    canonical_quantity: str
-    price: str | None
-    canonical_price: str | None
-    stop_price: str | None
-    canonical_stop_price: str | None
+    quantity: tuple[str, str]
+    price: tuple[str, str] | None
+    stop_price: tuple[str, str] | None
     time_in_force: str
     expire_at: datetime | None
 
 
 def _order(named: Mapping[str, Json], envelope: frozenset[str]) -> Order:
-    model = _model(named)
-    content = _canonical(model, named, envelope)
+    model = _model(cast("Mapping[str, str | None]", named))  # as far as the model goes
+    others = not MODEL_FIELDS.issuperset(named)
+    content = _canonical(model, named if others else {}, envelope)
     return Order(
         sha256(HASH_TAG + content.encode()).digest(),
         model.order_id,
@@ -305,20 +312,21 @@ def _order(named: Mapping[str, Json], envelope: frozenset[str]) -> Order:
         model.symbol,
         model.side,
         model.type,
-        model.quantity,
-        model.price,
-        model.stop_price,
+        model.quantity[0],
+        model.price and model.price[0],
+        model.stop_price and model.stop_price[0],
         model.time_in_force,
         model.expire_at,
-        _extra(named),
+        _extra(named) if others else None,
     )
 
 
-def _model(named: Mapping[str, Json]) -> _Model:
+def _model(named: Mapping[str, str | None]) -> _Model:
+    """Check the model's fields; one that is absent, null or empty is not there."""
     order_id = _required(named, "order_id")
     if not _is_order_id(order_id):
         raise _Refusal("order_id_invalid", "order_id must be 1 to 128 printable characters")
-    account = _text(named, "account")
+    account = named.get("account") or None
     if account is not None and len(account) > 64:
         raise _Refusal("account_invalid", "account must be 1 to 64 characters")
     symbol = _required(named, "symbol")
@@ -326,10 +334,10 @@ def _model(named: Mapping[str, Json]) -> _Model:
         raise _Refusal("symbol_invalid", "symbol must be 1 to 32 of A-Z a-z 0-9 . _ - / :")
     side = _one_of(SIDES, "side", _required(named, "side"))
     kind = _one_of(TYPES, "type", _required(named, "type"))
-    quantity, canonical_quantity = _decimal("quantity", _required(named, "quantity"))
-    if canonical_quantity == "0" or canonical_quantity[0] == "-":
+    quantity = _decimal("quantity", _required(named, "quantity"))
+    if quantity[1] == "0" or quantity[1][0] == "-":
         raise _Refusal("quantity_not_positive", "quantity must be above zero")
-    time_in_force = _one_of(TIMES_IN_FORCE, "time_in_force", _text(named, "time_in_force") or "gtc")
+    time_in_force = _one_of(TIMES_IN_FORCE, "time_in_force", named.get("time_in_force") or "gtc")
     return _Model(
         order_id,
         account,
@@ -337,9 +345,8 @@ def _model(named: Mapping[str, Json]) -> _Model:
         side,
         kind.name,
         quantity,
-        canonical_quantity,
-        *_price(named, "price", kind, required=kind.price),
-        *_price(named, "stop_price", kind, required=kind.stop_price),
+        _price(named, "price", kind, required=kind.price),
+        _price(named, "stop_price", kind, required=kind.stop_price),
         time_in_force,
         _expire_at(named, time_in_force),
     )
@@ -349,22 +356,9 @@ def _is_order_id(text: str) -> bool:
     return 0 < len(text) <= 128 and text.isprintable()
 
 
-def _text(named: Mapping[str, Json], name: str) -> str | None:
-    """A field's text, None where it is absent, null or empty.
-
-    A number is taken for its text where a decimal belongs, and only there: an order_id 17 is not "17".
-    """
+def _required(named: Mapping[str, str | None], name: str) -> str:
     value = named.get(name)
-    if value is None or value == "":
-        return None
-    if not isinstance(value, str) or (isinstance(value, _Number) and name not in DECIMAL_FIELDS):
-        raise _Refusal(f"{name}_invalid", f"{name} must be text, not {_json(value)[:40]}")
-    return value
-
-
-def _required(named: Mapping[str, Json], name: str) -> str:
-    value = _text(named, name)
-    if value is None:
+    if not value:
         raise _Refusal(f"{name}_missing", f"{name} is required")
     return value
 
@@ -381,13 +375,13 @@ def _one_of(known: Mapping[str, T], name: str, text: str) -> T:
 
 
 def _price(
-    named: Mapping[str, Json], name: str, kind: OrderType, *, required: bool
-) -> tuple[str | None, str | None]:
-    text = _text(named, name)
-    if text is None:
+    named: Mapping[str, str | None], name: str, kind: OrderType, *, required: bool
+) -> tuple[str, str] | None:
+    text = named.get(name)
+    if not text:
         if required:
             raise _Refusal(f"{name}_missing", f"a {kind.name} order requires {name}")
-        return None, None
+        return None
     if not required:
         raise _Refusal(f"{name}_unexpected", f"a {kind.name} order takes no {name}")
     return _decimal(name, text)
@@ -429,13 +423,13 @@ def _out_of_range(name: str) -> _Refusal:
     )
 
 
-def _expire_at(named: Mapping[str, Json], time_in_force: str) -> datetime | None:
-    text = _text(named, "expire_time")
+def _expire_at(named: Mapping[str, str | None], time_in_force: str) -> datetime | None:
+    text = named.get("expire_time")
     if time_in_force != "gtd":
-        if text is not None:
+        if text:
             raise _Refusal("expire_time_unexpected", "expire_time goes with time_in_force gtd only")
         return None
-    if text is None:
+    if not text:
         raise _Refusal("expire_time_missing", "time_in_force gtd requires expire_time")
     try:
         if not INSTANT.fullmatch(text):
@@ -453,26 +447,30 @@ def _expire_at(named: Mapping[str, Json], time_in_force: str) -> datetime | None
 
 
 def _canonical(model: _Model, named: Mapping[str, Json], envelope: frozenset[str]) -> str:
-    """Canonical JSON of the content. Names here stand in sorted order; extra fields sort in."""
+    """Canonical JSON of the content. The model's names stand in sorted order; others sort in."""
     content = [
-        ("account", model.account and _quote(_nfc(model.account))),
-        ("expire_time", model.expire_at and f'"{_instant(model.expire_at)}"'),
-        ("price", model.canonical_price and f'"{model.canonical_price}"'),
-        ("quantity", f'"{model.canonical_quantity}"'),
-        ("side", f'"{model.side}"'),
-        ("stop_price", model.canonical_stop_price and f'"{model.canonical_stop_price}"'),
-        ("symbol", f'"{model.symbol}"'),
-        ("time_in_force", f'"{model.time_in_force}"'),
-        ("type", f'"{model.type}"'),
+        ("account", f'"account":{_quote(_nfc(model.account))}' if model.account else ""),
+        ("expire_time", f'"expire_time":"{_instant(model.expire_at)}"' if model.expire_at else ""),
+        ("price", f'"price":"{model.price[1]}"' if model.price else ""),
+        ("quantity", f'"quantity":"{model.quantity[1]}"'),
+        ("side", f'"side":"{model.side}"'),
+        ("stop_price", f'"stop_price":"{model.stop_price[1]}"' if model.stop_price else ""),
+        ("symbol", f'"symbol":"{model.symbol}"'),
+        ("time_in_force", f'"time_in_force":"{model.time_in_force}"'),
+        ("type", f'"type":"{model.type}"'),
     ]
-    if extra := named.keys() - MODEL_FIELDS - envelope:
-        content += _unique_names((_nfc(name), _canonical_json(named[name])) for name in extra)
+    if others := named.keys() - MODEL_FIELDS - envelope:
+        content += _members((_nfc(name), named[name]) for name in others)
         content.sort()
-    return "{" + ",".join([f"{_quote(name)}:{value}" for name, value in content if value]) + "}"
+    return "{" + ",".join([member for _, member in content if member]) + "}"
 
 
-def _unique_names(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    return list(cast("dict[str, str]", _unique(list(pairs))).items())
+def _members(pairs: Iterable[tuple[str, Json]]) -> list[tuple[str, str]]:
+    """Each name with its `"name":value`. Names that NFC makes equal are one name given twice."""
+    return [
+        (name, f"{_quote(name)}:{_canonical_json(value)}")
+        for name, value in _unique(list(pairs)).items()
+    ]
 
 
 def _instant(at: datetime) -> str:
@@ -495,8 +493,8 @@ def _quote(text: str) -> str:
 def _canonical_json(value: Json) -> str:
     """Canonical JSON: names sorted by code point, text in NFC, numbers plain without trailing zeros."""
     if isinstance(value, dict):
-        pairs = _unique_names((_nfc(name), _canonical_json(item)) for name, item in value.items())
-        return "{" + ",".join(f"{_quote(name)}:{item}" for name, item in sorted(pairs)) + "}"
+        members = _members((_nfc(name), item) for name, item in value.items())
+        return "{" + ",".join(member for _, member in sorted(members)) + "}"
     if isinstance(value, list):
         return f"[{','.join(map(_canonical_json, value))}]"
     if isinstance(value, _Number):
@@ -510,10 +508,9 @@ def _canonical_json(value: Json) -> str:
 _LITERALS = {None: "null", True: "true", False: "false"}
 
 
-def _extra(named: Mapping[str, Json]) -> str | None:
+def _extra(named: Mapping[str, Json]) -> str:
     """What is not of the model, as one JSON object with the numbers' own text."""
-    names = named.keys() - MODEL_FIELDS
-    return _json({name: named[name] for name in sorted(names)}) if names else None
+    return _json({name: named[name] for name in sorted(named.keys() - MODEL_FIELDS)})
 
 
 def _json(value: Json) -> str:

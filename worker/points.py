@@ -6,6 +6,7 @@ Source: https://docs.influxdata.com/influxdb/v2/reference/syntax/line-protocol/
 """
 
 from collections.abc import Iterable
+from functools import lru_cache
 from hashlib import sha256
 
 import msgspec
@@ -75,8 +76,8 @@ def line(point: Point) -> str:
     if point.side:
         tags += f",side={point.side}"
     tags += f",stream={_tag(point.stream)}"
-    if point.symbol:
-        tags += f",symbol={_tag(point.symbol)},type={point.type}"
+    if point.symbol:  # its characters need no escape
+        tags += f",symbol={point.symbol},type={point.type}"
     fields = f'entry_id="{point.entry_id}"'
     if point.order_id is not None:
         fields += f',order_id="{_text(point.order_id)}"'
@@ -108,14 +109,15 @@ def time_ns(entry_id: str) -> int:
     return NS_MAX - int.from_bytes(sha256(entry_id.encode()).digest()[:6])
 
 
+@lru_cache(maxsize=256)
 def _tag(value: str) -> str:
     """Escape a tag value. A newline ends a line even within an escape, so none may get here."""
-    if value.isidentifier():
-        return value
     value = value.replace("\n", " ").replace("\\", "\\\\")
     return value.replace(",", "\\,").replace("=", "\\=").replace(" ", "\\ ")
 
 
 def _text(value: str) -> str:
     """Escape a string field's value."""
+    if '"' not in value and "\\" not in value:
+        return value
     return value.replace("\\", "\\\\").replace('"', '\\"')
