@@ -19,10 +19,9 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from resource import RUSAGE_CHILDREN, getrusage
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import anyio
-import asyncpg
 from rich.console import Console
 from rich.table import Table
 
@@ -30,8 +29,16 @@ from scripts.replay.synthetic import synthetic_orders
 from streams.producer import Producer, connect
 from worker.embedded import EmbeddedServices, embedded_services
 from worker.order import parse
+from worker.run import ledger_of
+from worker.settings import load
 
 CHUNK = 10_000
+COUNTS = "SELECT outcome, count(*) FROM outcomes GROUP BY outcome"
+TIMES = """
+SELECT extract(epoch FROM min(recorded_at))::float8, extract(epoch FROM max(recorded_at))::float8
+FROM outcomes
+"""
+COMMITTED = "SELECT true FROM orders WHERE stream = 'orders' AND entry_id = $1"
 READY_S_MAX = 30.0
 DRAIN_S_MAX = 600.0
 
@@ -112,20 +119,14 @@ async def _publish(services: EmbeddedServices, options: argparse.Namespace) -> N
 
 async def _check(services: EmbeddedServices, orders: int, duplicates: int) -> tuple[float, float]:
     """Make sure that every outcome is right; gives when the first and the last was recorded."""
-    connection: Any = await asyncpg.connect(services.database_url)
-    try:
-        rows = await connection.fetch("SELECT outcome, count(*) FROM outcomes GROUP BY outcome")
-        times = await connection.fetchrow(
-            "SELECT extract(epoch FROM min(recorded_at))::float8, "
-            "extract(epoch FROM max(recorded_at))::float8 FROM outcomes"
-        )
-    finally:
-        await connection.close()
-    found: dict[str, int] = dict(rows)
+    chosen = load({"DATABASE_URL": services.database_url})
+    async with ledger_of(chosen) as ledger, ledger.connection() as connection:
+        found: dict[str, int] = dict(await connection.fetch(COUNTS))
+        first, last = await connection.fetchrow(TIMES) or (0.0, 0.0)
     expected = {"accepted": orders, "duplicate": duplicates}
     if found != {name: count for name, count in expected.items() if count}:
         raise SystemExit(f"expected {expected}, found {found}: no figure")
-    return times[0], times[1]
+    return first, last
 
 
 async def _one_by_one(services: EmbeddedServices, options: argparse.Namespace) -> list[Figure]:
@@ -133,23 +134,20 @@ async def _one_by_one(services: EmbeddedServices, options: argparse.Namespace) -
     environment = _environment(services, options)
     await anyio.run_process([sys.executable, "-m", "worker", "migrate"], env=environment)
     redis = connect(services.redis_url)
-    database: Any = await asyncpg.connect(services.database_url)
+    chosen = load({"DATABASE_URL": services.database_url})
     latencies: list[float] = []
     try:
-        with _worker(environment):
-            producer = Producer(redis, "orders")
-            for order in synthetic_orders(options.singles + 20, 0, seed=2):
-                sent = time.perf_counter()
-                [entry_id] = await producer.publish([order])
-                with anyio.fail_after(READY_S_MAX):
-                    while not await database.fetchval(
-                        "SELECT true FROM orders WHERE stream = 'orders' AND entry_id = $1",
-                        entry_id,
-                    ):
-                        pass
-                latencies.append((time.perf_counter() - sent) * 1000)
+        async with ledger_of(chosen) as ledger, ledger.connection() as database:
+            with _worker(environment):
+                producer = Producer(redis, "orders")
+                for order in synthetic_orders(options.singles + 20, 0, seed=2):
+                    sent = time.perf_counter()
+                    [entry_id] = await producer.publish([order])
+                    with anyio.fail_after(READY_S_MAX):
+                        while not await database.fetchval(COMMITTED, entry_id):
+                            pass
+                    latencies.append((time.perf_counter() - sent) * 1000)
     finally:
-        await database.close()
         await redis.aclose()
     steady = sorted(latencies[20:])  # the first wait for the worker to start
     return [
