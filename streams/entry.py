@@ -54,7 +54,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 def entries(stream: str, reply: list[Any]) -> list[Entry]:
     """The entries of a raw `[[id, [name, value, …]], …]` reply.
 
-    A pending entry that was trimmed has no fields; Redis 6.2 gives no id either in `XAUTOCLAIM`, and the
-    entry is met again in the consumer's own history.
+    A pending entry that was trimmed has no fields, and in `XAUTOCLAIM` of Redis 6.2 no id either: such
+    are left out.
     """
     return [Entry(stream, item[0], item[1] or None) for item in reply if item and item[0]]

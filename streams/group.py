@@ -21,6 +21,18 @@ class Pending(NamedTuple):
     oldest: EntryId | None
 
 
+class TakenOver(NamedTuple):
+    """Entries that are ours now, and where to go on: "0-0" after the last.
+
+    Trimmed entries come without fields: Redis ≥ 7 names them, and they are pending no more. Redis 6.2
+    does not even name them: `nameless` says that our own history holds some now.
+    """
+
+    cursor: str
+    entries: list[Entry]
+    nameless: bool
+
+
 class Group:
     """One consumer's view of one stream's group. Reads block on a connection of their own.
 
@@ -80,23 +92,19 @@ class Group:
         )  # fmt: skip
         return entries(self.stream, reply[0][1]) if reply else []
 
-    async def take_over(
-        self, after: str, count: int, *, idle_ms_min: int
-    ) -> tuple[str, list[Entry]]:
+    async def take_over(self, after: str, count: int, *, idle_ms_min: int) -> "TakenOver":
         """Claim entries nobody has acknowledged for a while, oldest first.
-
-        Entries that were trimmed come without fields; Redis ≥ 7 has removed them from pending by then.
 
         :param after: "0-0", or the cursor of the call before
         :param idle_ms_min: milliseconds since the last delivery; longer than a live worker holds one
-        :returns: the next cursor, "0-0" after the last; and the entries, ours now
         Source: https://redis.io/docs/latest/commands/xautoclaim/
         """
         reply = await self._call(
             "XAUTOCLAIM", self.stream, self.name, self.consumer, idle_ms_min, after, "COUNT", count
         )
         trimmed = [Entry(self.stream, id_, None) for id_ in (reply[2] if len(reply) > 2 else ())]
-        return reply[0], entries(self.stream, reply[1]) + trimmed
+        found = entries(self.stream, reply[1])
+        return TakenOver(reply[0], found + trimmed, len(found) < len(reply[1]))
 
     async def pending(self) -> Pending:
         """How many entries are pending in the whole group, and the oldest."""
@@ -129,7 +137,7 @@ class Group:
         return bool(await self._remove("self", 0))
 
     async def _remove(self, whose: str, idle_ms_min: int) -> int:
-        with redis_errors():
+        async with redis_errors(self._redis):
             return await self._remove_consumers(
                 keys=[self.stream], args=[self.name, self.consumer, whose, idle_ms_min]
             )

@@ -22,6 +22,7 @@ from worker.influx import PointWriter
 from worker.ledger import Ledger
 from worker.order import Malformed, Order, parse
 from worker.outcome import Outcome
+from worker.points import has_own_time
 from worker.settings import Settings
 
 log = structlog.stdlib.get_logger("worker")
@@ -74,7 +75,7 @@ async def process(
     """
     started = anyio.current_time()
     stream = entries[0].stream
-    parsed = [parse(entry.fields, settings.envelope_fields) for entry in entries]
+    parsed = [_parse(entry, settings.envelope_fields) for entry in entries]
     claims = await _claim(io, parsed)
     decisions = _decide(entries, parsed, claims, settings.dedupe_window_ms)
     async with turn:
@@ -89,6 +90,16 @@ async def process(
     await io.servers.redis.insist(lambda: _settle(io, outcomes, claims), RedisUnavailable)
     _report(stream, outcomes, anyio.current_time() - started)
     return outcomes
+
+
+def _parse(entry: Entry, envelope: frozenset[str]) -> Order | Malformed:
+    if has_own_time(entry.id):
+        return parse(entry.fields, envelope)
+    return Malformed(
+        "entry_id_out_of_range",
+        "the entry's id must lie before 9223372036854-0 (the year 2262), its sequence number below "
+        "1000000: else its point would have no time of its own",
+    )
 
 
 async def _claim(io: Connections, parsed: Sequence[Order | Malformed]) -> dict[bytes, Claim]:

@@ -61,7 +61,7 @@ class Claims:
         if not content_hashes:
             return []
         keys = [self._prefix + content_hash.hex() for content_hash in content_hashes]
-        with redis_errors():
+        async with redis_errors(self._claims_redis):
             answers = await self._claim(keys=keys, args=[self._held, self._ttl_s])
         return [self._read(answer) for answer in answers]
 
@@ -111,7 +111,7 @@ class Claims:
         letters = [
             text for r in rejected for text in (r.entry.id, r.malformed.code, r.malformed.reason)
         ]
-        with redis_errors():
+        async with redis_errors(redis):
             acknowledged, error = await self._settle(
                 keys=[self._stream, dead_letters_of(self._stream), *stored],
                 args=[self._group, self._ttl_s, len(rejected), *stored.values(), *letters, *ids],

@@ -132,20 +132,25 @@ class Intake:
             after = await self._next(batches, read)
 
     async def _take_over(self, batches: TaskGroup) -> None:
-        cursor = "0-0"
+        cursor, nameless = "0-0", False
 
         async def claim() -> list[Entry]:
-            nonlocal cursor
-            cursor, entries = await self.group.take_over(
+            nonlocal cursor, nameless
+            taken = await self.group.take_over(
                 cursor, self._settings.batch_size, idle_ms_min=self._settings.takeover_after_ms
             )
-            if entries:
-                log.warning("entries.taken_over", stream=self.group.stream, entries=len(entries))
-            return entries
+            if taken.entries:
+                log.warning(
+                    "entries.taken_over", stream=self.group.stream, entries=len(taken.entries)
+                )
+            cursor, nameless = taken.cursor, nameless or taken.nameless
+            return taken.entries
 
         await self._next(batches, claim)
         while cursor != "0-0":
             await self._next(batches, claim)
+        if nameless:
+            await self._read_own(batches)
 
     async def _next(self, batches: TaskGroup, read: Callable[[], Awaitable[list[Entry]]]) -> str:
         """Read a batch once there is room for it, and start it; gives its last id, "" for none."""

@@ -31,7 +31,7 @@ READ_ONLY = "25006"
 ROW_REFUSED = {"22", "23", "54"}
 #: SQLSTATEs that only the operator mends: authorization, no such database, a right that is missing.
 REFUSED = ("28", "3D", "42501")
-ENTRY_MS_MAX = 9_223_372_036_854  #: the last millisecond that InfluxDB can tell, in the year 2262
+ENTRY_MS_MAX = 2**63 - 1  #: a bigint; Postgres keeps rejections beyond the year 2262 as infinity
 
 Connection = PoolConnectionProxy
 
@@ -70,7 +70,7 @@ def postgres_errors() -> Generator[None]:
         if state[:2] in ROW_REFUSED:
             raise RowRefused(f"{state} {error}") from error
         raise
-    except (OSError, asyncpg.InterfaceError) as error:  # TimeoutError is an OSError
+    except OSError as error:  # TimeoutError is one
         raise PostgresUnavailable(f"{type(error).__name__}: {error}") from error
 
 
@@ -93,14 +93,15 @@ class Ledger:
     """The outcomes in one schema. Every method raises `PostgresUnavailable`; calling again is safe.
 
     :param timeout_ms: bound on one transaction, connecting included
+    :param connections_max: connections to Postgres at once
     """
 
-    def __init__(self, url: str, schema: str, *, timeout_ms: int) -> None:
+    def __init__(self, url: str, schema: str, *, timeout_ms: int, connections_max: int = 4) -> None:
         self._timeout_s = timeout_ms / 1000
         self._pool = asyncpg.create_pool(
             url,
             min_size=0,
-            max_size=4,
+            max_size=connections_max,
             timeout=self._timeout_s,
             command_timeout=self._timeout_s,
             server_settings={
@@ -130,9 +131,13 @@ class Ledger:
             async with cast("AbstractAsyncContextManager[Connection]", acquiring) as connection:
                 try:
                     yield connection
-                except (OSError, asyncpg.InterfaceError):
+                except OSError:
                     connection.terminate()
                     raise
+                except (asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+                    if not connection.is_closed():
+                        raise  # not the server: a bug of ours
+                    raise PostgresUnavailable(str(error)) from error
                 except asyncpg.PostgresError as error:
                     if sqlstate(error) == READ_ONLY:
                         await self._pool.expire_connections()
@@ -241,7 +246,7 @@ def _rejection_row(decision: Reject) -> tuple[Any, ...]:
     entry, malformed = decision.entry, decision.malformed
     return (
         entry.id,
-        min(entry.ms, ENTRY_MS_MAX + 1),
+        min(entry.ms, ENTRY_MS_MAX),
         malformed.code,
         malformed.reason,
         malformed.order_id,

@@ -207,9 +207,10 @@ def _named(fields: Sequence[str] | None) -> Mapping[str, Json]:
 
 def _check_size(fields: Sequence[str]) -> None:
     characters = sum(map(len, fields))
-    if characters > BYTES_MAX or sum(
-        len(text.encode(errors="surrogateescape")) for text in fields
-    ) > BYTES_MAX:
+    if (
+        characters > BYTES_MAX
+        or sum(len(text.encode(errors="surrogateescape")) for text in fields) > BYTES_MAX
+    ):
         raise _Refusal("entry_too_large", f"an entry holds at most {BYTES_MAX} bytes")
 
 

@@ -62,6 +62,7 @@ async def _open(
             settings.database_address,
             settings.database_schema,
             timeout_ms=settings.postgres_timeout_ms,
+            connections_max=len(settings.streams) + 2,
         )
         stack.push_async_callback(ledger.aclose)
         await servers.postgres.insist(

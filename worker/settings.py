@@ -56,16 +56,23 @@ def schema_name(value: str) -> str:
     return value
 
 
-def distinct(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Refuse a name given twice."""
+def stream_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuse a stream given twice, and braces: they would put a stream and its claims apart."""
     if len(set(names)) < len(names):
-        raise ValueError("must not name the same thing twice")
+        raise ValueError("must not name the same stream twice")
+    if any("{" in name or "}" in name for name in names):
+        raise ValueError(
+            "must not hold braces: they mark the hash tag of the keys beside the stream"
+        )
     return names
 
 
 Duration = Annotated[int, BeforeValidator(duration_ms), Field(gt=0)]
 Names = Annotated[
-    tuple[str, ...], BeforeValidator(comma_separated), AfterValidator(distinct), Field(min_length=1)
+    tuple[str, ...],
+    BeforeValidator(comma_separated),
+    AfterValidator(stream_names),
+    Field(min_length=1),
 ]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
