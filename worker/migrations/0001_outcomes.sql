@@ -107,22 +107,17 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
         THEN timestamptz 'epoch' + ms * interval '1 millisecond' ELSE 'infinity' END
 $$;
 
--- The accepted order within whose window an entry lies: the latest before it, else the next after it.
-CREATE FUNCTION original_of(p_content_hash bytea, p_at timestamptz, p_window interval)
-RETURNS SETOF orders LANGUAGE sql STABLE ROWS 1 AS $$
+-- The order that an entry belongs to: itself, where it is on record; else the accepted order within whose
+-- window it lies, the latest before it or the next after it.
+CREATE FUNCTION original_of(
+    p_content_hash bytea, p_at timestamptz, p_window interval, p_stream text, p_entry_id text
+) RETURNS SETOF orders LANGUAGE sql STABLE ROWS 1 AS $$
     SELECT * FROM orders
-    WHERE content_hash = p_content_hash AND entry_at BETWEEN p_at - p_window AND p_at + p_window
-    ORDER BY entry_at <= p_at DESC, abs(extract(epoch FROM entry_at - p_at)) LIMIT 1
-$$;
-
--- The outcome on record of this very entry, with this content; null where there is none.
-CREATE FUNCTION recorded_as(p_stream text, p_entry_id text, p_content_hash bytea) RETURNS text
-LANGUAGE sql STABLE AS $$
-    SELECT 'accepted' FROM orders
-    WHERE content_hash = p_content_hash AND stream = p_stream AND entry_id = p_entry_id
-    UNION ALL
-    SELECT 'duplicate' FROM duplicates
-    WHERE stream = p_stream AND entry_id = p_entry_id AND content_hash = p_content_hash
+    WHERE content_hash = p_content_hash
+        AND (entry_at BETWEEN p_at - p_window AND p_at + p_window
+            OR (stream = p_stream AND entry_id = p_entry_id))
+    ORDER BY (stream = p_stream AND entry_id = p_entry_id) DESC, entry_at <= p_at DESC,
+        abs(extract(epoch FROM entry_at - p_at))
     LIMIT 1
 $$;
 
@@ -131,26 +126,73 @@ CREATE TYPE recorded_entry AS (
     entry_id text, outcome text, redelivered boolean, generation int, original_entry_id text
 );
 
+-- Record one order that is redelivered, a repeat, or of content whose window has passed; gives what the
+-- tables say of it then, or nothing where its id has a duplicate of other content on record.
+CREATE FUNCTION record_left_over(
+    p_stream text, p_window interval, p_now timestamptz, p_entry record
+) RETURNS recorded_entry[] LANGUAGE plpgsql AS $$
+DECLARE
+    v_original orders;
+    v_found recorded_entry;
+BEGIN
+    SELECT p_entry.entry_id, 'duplicate', true, o.generation, o.entry_id INTO v_found
+    FROM duplicates d JOIN orders o USING (content_hash, generation)
+    WHERE d.stream = p_stream AND d.entry_id = p_entry.entry_id
+        AND d.content_hash = p_entry.content_hash;
+    IF FOUND THEN
+        RETURN ARRAY[v_found];
+    END IF;
+    LOOP
+        SELECT * INTO v_original FROM original_of(
+            p_entry.content_hash, p_entry.entry_at, p_window, p_stream, p_entry.entry_id);
+        IF FOUND AND v_original.stream = p_stream AND v_original.entry_id = p_entry.entry_id THEN
+            RETURN ARRAY[ROW (p_entry.entry_id, 'accepted', true, v_original.generation, NULL
+                )::recorded_entry];
+        ELSIF FOUND THEN
+            INSERT INTO duplicates (stream, entry_id, entry_at, order_id, extra, content_hash, generation,
+                recorded_at)
+            VALUES (p_stream, p_entry.entry_id, p_entry.entry_at, p_entry.order_id,
+                p_entry.extra::jsonb, p_entry.content_hash, v_original.generation, p_now)
+            ON CONFLICT (stream, entry_id) DO NOTHING
+            RETURNING entry_id, 'duplicate', false, generation, v_original.entry_id INTO v_found;
+            RETURN CASE WHEN FOUND THEN ARRAY[v_found] ELSE '{}' END;
+        END IF;
+        INSERT INTO orders (content_hash, generation, stream, entry_id, entry_at, order_id, account,
+            symbol, side, type, quantity, price, stop_price, time_in_force, expire_at, extra, recorded_at)
+        SELECT p_entry.content_hash, coalesce(max(o.generation) + 1, 0), p_stream, p_entry.entry_id,
+            p_entry.entry_at, p_entry.order_id, p_entry.account, p_entry.symbol, p_entry.side,
+            p_entry.type, p_entry.quantity::numeric, p_entry.price::numeric,
+            p_entry.stop_price::numeric, p_entry.time_in_force, p_entry.expire_at,
+            p_entry.extra::jsonb, p_now
+        FROM orders o WHERE o.content_hash = p_entry.content_hash
+        ON CONFLICT (content_hash, generation) DO NOTHING
+        RETURNING entry_id, 'accepted', false, generation, NULL INTO v_found;
+        IF FOUND THEN
+            RETURN ARRAY[v_found];
+        END IF;  -- else another worker was faster: look again
+    END LOOP;
+END
+$$;
+
 -- Record a batch in the one transaction of this call. Returns the ids of the orders accepted as generation
 -- 0, by far the most, and a row for each other entry. An entry in neither of them keeps an outcome that
 -- stands under its id with other content: its id was given twice, or its rules have changed since.
 --
 -- Two workers lock in the same order: first the orders nobody has, sorted by content, then next
 -- generations, sorted by content. Every statement sees what others committed before it (READ COMMITTED), so
--- an order that lost the insert finds the row it lost to. Plans are held to the indexes: they are cached
--- while the tables are still small.
+-- an order that lost the insert finds the row it lost to. The tables are always probed row by row through
+-- an index (subqueries with LIMIT, no sequential scans): plans are cached while the tables are still small.
 CREATE FUNCTION record_outcomes(
     p_stream text, p_window interval, p_orders order_entry[], p_rejections rejected_entry[],
     p_owe_points boolean, OUT accepted text[], OUT others recorded_entry[]
 ) LANGUAGE plpgsql
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET enable_seqscan = off
 AS $$
 #variable_conflict use_column
 DECLARE
     v_now timestamptz := clock_timestamp();
-    v_recorded text[];  -- entries that this call recorded otherwise
     v_entry record;
-    v_generation int;
+    v_rejected text[];
 BEGIN
     IF p_owe_points THEN
         INSERT INTO point_backlog (stream, entry_id)
@@ -168,75 +210,50 @@ BEGIN
             e.quantity::numeric, e.price::numeric, e.stop_price::numeric, e.time_in_force, e.expire_at,
             e.extra::jsonb, v_now
         FROM unnest(p_orders) WITH ORDINALITY e
-        WHERE NOT e.known OR NOT EXISTS (
-            SELECT FROM orders o WHERE o.content_hash = e.content_hash)
+        WHERE NOT e.known OR (
+            SELECT true FROM orders o WHERE o.content_hash = e.content_hash LIMIT 1) IS NULL
         ORDER BY e.content_hash, e.ordinality
         ON CONFLICT (content_hash, generation) DO NOTHING
         RETURNING entry_id
     ) SELECT coalesce(array_agg(i.entry_id), '{}') INTO accepted FROM inserted i;
     others := '{}';
 
+    -- 2. Repeats of what is on record now, twins in this batch included.
     IF cardinality(accepted) < cardinality(p_orders) THEN
-        -- 2. Repeats of what is on record now, twins in this batch included.
-        WITH inserted AS (
+        WITH repeated AS (
+            SELECT e.entry_id, e.entry_ms, e.order_id, e.extra, e.content_hash, o.generation,
+                o.entry_id AS original_entry_id
+            FROM unnest(p_orders) e
+            CROSS JOIN LATERAL original_of(
+                e.content_hash, entry_instant(e.entry_ms), p_window, p_stream, e.entry_id) o
+            WHERE e.entry_id NOT IN (SELECT unnest(accepted))
+                AND (o.stream <> p_stream OR o.entry_id <> e.entry_id)
+        ), inserted AS (
             INSERT INTO duplicates (stream, entry_id, entry_at, order_id, extra, content_hash,
                 generation, recorded_at)
-            SELECT p_stream, e.entry_id, entry_instant(e.entry_ms), e.order_id, e.extra::jsonb,
-                e.content_hash, o.generation, v_now
-            FROM unnest(p_orders) e
-            CROSS JOIN LATERAL original_of(e.content_hash, entry_instant(e.entry_ms), p_window) o
-            WHERE e.entry_id NOT IN (SELECT unnest(accepted))
-                AND recorded_as(p_stream, e.entry_id, e.content_hash) IS NULL
+            SELECT p_stream, r.entry_id, entry_instant(r.entry_ms), r.order_id, r.extra::jsonb,
+                r.content_hash, r.generation, v_now
+            FROM repeated r
             ON CONFLICT (stream, entry_id) DO NOTHING
             RETURNING entry_id
-        ) SELECT coalesce(array_agg(i.entry_id), '{}') INTO v_recorded FROM inserted i;
+        )
+        SELECT coalesce(array_agg(
+            ROW (entry_id, 'duplicate', false, r.generation, r.original_entry_id)::recorded_entry), '{}')
+        INTO others
+        FROM repeated r JOIN inserted USING (entry_id);
+    END IF;
 
-        -- 3. Content whose window has passed, one by one: each may be the original of the next.
+    -- 3. The few that are left: redelivered, or of content whose window has passed. One by one, for each may
+    -- be the original of the next.
+    IF cardinality(accepted) + cardinality(others) < cardinality(p_orders) THEN
         FOR v_entry IN
             SELECT e.*, entry_instant(e.entry_ms) AS entry_at FROM unnest(p_orders) WITH ORDINALITY e
             WHERE e.entry_id NOT IN (SELECT unnest(accepted))
-                AND recorded_as(p_stream, e.entry_id, e.content_hash) IS NULL
+                AND e.entry_id NOT IN (SELECT o.entry_id FROM unnest(others) o)
             ORDER BY e.content_hash, e.ordinality
         LOOP
-            LOOP
-                SELECT o.generation INTO v_generation
-                FROM original_of(v_entry.content_hash, v_entry.entry_at, p_window) o;
-                IF FOUND THEN
-                    INSERT INTO duplicates (stream, entry_id, entry_at, order_id, extra, content_hash,
-                        generation, recorded_at)
-                    VALUES (p_stream, v_entry.entry_id, v_entry.entry_at, v_entry.order_id,
-                        v_entry.extra::jsonb, v_entry.content_hash, v_generation, v_now)
-                    ON CONFLICT (stream, entry_id) DO NOTHING;
-                    EXIT;
-                END IF;
-                INSERT INTO orders (content_hash, generation, stream, entry_id, entry_at, order_id,
-                    account, symbol, side, type, quantity, price, stop_price, time_in_force, expire_at,
-                    extra, recorded_at)
-                SELECT v_entry.content_hash, coalesce(max(o.generation) + 1, 0), p_stream,
-                    v_entry.entry_id, v_entry.entry_at, v_entry.order_id, v_entry.account,
-                    v_entry.symbol, v_entry.side, v_entry.type, v_entry.quantity::numeric,
-                    v_entry.price::numeric, v_entry.stop_price::numeric, v_entry.time_in_force,
-                    v_entry.expire_at, v_entry.extra::jsonb, v_now
-                FROM orders o WHERE o.content_hash = v_entry.content_hash
-                ON CONFLICT (content_hash, generation) DO NOTHING;
-                EXIT WHEN FOUND;  -- else another worker was faster: look again
-            END LOOP;
-            v_recorded := v_recorded || v_entry.entry_id;
+            others := others || record_left_over(p_stream, p_window, v_now, v_entry);
         END LOOP;
-
-        SELECT coalesce(array_agg(ROW (e.entry_id, r.outcome,
-            e.entry_id NOT IN (SELECT unnest(v_recorded)), r.generation, r.original_entry_id
-        )::recorded_entry), '{}') INTO others
-        FROM unnest(p_orders) e
-        CROSS JOIN LATERAL (
-            SELECT 'accepted' AS outcome, o.generation, NULL::text AS original_entry_id FROM orders o
-            WHERE o.content_hash = e.content_hash AND o.stream = p_stream AND o.entry_id = e.entry_id
-            UNION ALL
-            SELECT 'duplicate', o.generation, o.entry_id
-            FROM duplicates d JOIN orders o USING (content_hash, generation)
-            WHERE d.stream = p_stream AND d.entry_id = e.entry_id AND d.content_hash = e.content_hash
-        ) r
-        WHERE e.entry_id NOT IN (SELECT unnest(accepted));
     END IF;
 
     IF cardinality(p_rejections) > 0 THEN
@@ -252,10 +269,10 @@ BEGIN
                     WHERE d.stream = p_stream AND d.entry_id = e.entry_id)
             ON CONFLICT (stream, entry_id) DO NOTHING
             RETURNING entry_id
-        ) SELECT coalesce(array_agg(i.entry_id), '{}') INTO v_recorded FROM inserted i;
+        ) SELECT coalesce(array_agg(i.entry_id), '{}') INTO v_rejected FROM inserted i;
 
         SELECT others || coalesce(array_agg(ROW (e.entry_id, 'rejected',
-            e.entry_id NOT IN (SELECT unnest(v_recorded)), NULL, NULL)::recorded_entry), '{}')
+            e.entry_id NOT IN (SELECT unnest(v_rejected)), NULL, NULL)::recorded_entry), '{}')
         INTO others
         FROM unnest(p_rejections) e
         WHERE EXISTS (SELECT FROM rejections r WHERE r.stream = p_stream AND r.entry_id = e.entry_id);
