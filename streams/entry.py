@@ -17,7 +17,7 @@ class EntryId(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> "EntryId":
         """Read `1767225600000-3`. :raises ValueError: it is not of that form"""
-        ms, seq = text.split("-")
+        ms, _, seq = text.partition("-")
         return cls(int(ms), int(seq))
 
     def __str__(self) -> str:

@@ -128,6 +128,8 @@ class Producer:
             await link.send_packed_command(chunk)
             with anyio.fail_after(link.socket_timeout):
                 refusal = await _read(link, replies, answered)
+            if refusal and refusal.startswith("READONLY"):
+                await link.disconnect(nowait=True)  # the next call finds whoever was promoted
         except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as error:
             reason = str(error) or f"no answer within {link.socket_timeout} s"
             raise PublishUncertain(reason, replies, answered - len(replies), unsent) from error

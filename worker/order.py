@@ -11,6 +11,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from hashlib import sha256
@@ -84,9 +85,9 @@ TYPES = {
 SYMBOL = re.compile(r"[A-Za-z0-9._\-/:]{1,32}", re.ASCII)
 #: The common notation: canonical but for trailing zeros, and within the bounds when 29 characters or fewer.
 PLAIN_DECIMAL = re.compile(r"-?(?:0|[1-9]\d{0,17})(?:\.\d{1,18})?", re.ASCII)
-ANY_DECIMAL = re.compile(r"[+-]?(?:(\d+)\.?(\d*)|\.(\d+))(?:[eE]([+-]?)0*(\d+))?", re.ASCII)
+ANY_DECIMAL = re.compile(r"[+-]?(?:(\d+)(?:\.(\d*))?|\.(\d+))(?:[eE]([+-]?)(\d+))?", re.ASCII)
 INSTANT = re.compile(
-    r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?([Zz]|[+-]\d\d:?\d\d)", re.ASCII
+    r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?([Zz]|[+-]\d\d:?[0-5]\d)", re.ASCII
 )
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 JSON_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  #: JSON may be indented
@@ -151,12 +152,10 @@ def parse(
         the entry away
     :param envelope: the fields that are not content
     """
-    named: Mapping[str, Json] = {}
     try:
-        named = _named(fields)
-        return _order(named, envelope)
+        return _order(_named(fields), envelope)
     except _Refusal as refusal:
-        return _malformed(refusal, named)
+        return _malformed(refusal, fields or ())
 
 
 def canonical(fields: Sequence[str], envelope: frozenset[str] = ENVELOPE_FIELDS) -> bytes:
@@ -172,7 +171,11 @@ def canonical(fields: Sequence[str], envelope: frozenset[str] = ENVELOPE_FIELDS)
         raise ValueError(refusal.reason) from None
 
 
-def _malformed(refusal: _Refusal, named: Mapping[str, Json]) -> Malformed:
+def _malformed(refusal: _Refusal, fields: Sequence[str]) -> Malformed:
+    named: Mapping[str, Json] = dict(zip(fields[::2], fields[1::2], strict=False))
+    if fields[:1] == ["payload"] and len(fields[1]) <= BYTES_MAX:
+        with suppress(_Refusal):  # where the payload is what is wrong
+            named = _decoded(fields[1])
     order_id, symbol = named.get("order_id"), named.get("symbol")
     return Malformed(
         refusal.code,
@@ -209,7 +212,7 @@ def _check_size(fields: Sequence[str]) -> None:
     characters = sum(map(len, fields))
     if (
         characters > BYTES_MAX
-        or sum(len(text.encode(errors="surrogateescape")) for text in fields) > BYTES_MAX
+        or sum(len(text.encode(errors="replace")) for text in fields) > BYTES_MAX
     ):
         raise _Refusal("entry_too_large", f"an entry holds at most {BYTES_MAX} bytes")
 
@@ -223,6 +226,21 @@ def _check_text(text: str, control: re.Pattern[str]) -> None:
 
 
 def _payload(text: str) -> dict[str, Json]:
+    """The payload's members, checked as JSON; those of the model are text, or numbers where decimal."""
+    payload = _decoded(text)
+    if len(payload) > FIELDS_MAX:
+        raise _Refusal("too_many_fields", f"an order holds at most {FIELDS_MAX} fields")
+    for name, value in payload.items():
+        decimal = name in DECIMAL_FIELDS and isinstance(value, _Number)  # has codes of its own
+        _check_json_text(name)
+        if not decimal:
+            _check_json(value, DEPTH_MAX)
+        if name in MODEL_FIELDS and not (decimal or value is None or type(value) is str):
+            raise _Refusal(f"{name}_invalid", f"{name} must be text, not {_json(value)[:40]}")
+    return payload
+
+
+def _decoded(text: str) -> dict[str, Json]:
     try:
         payload: Json = _PAYLOAD.decode(text)
     except RecursionError:
@@ -233,16 +251,6 @@ def _payload(text: str) -> dict[str, Json]:
         raise _Refusal("payload_not_json", f"payload must be a JSON object: {error}") from None
     if not isinstance(payload, dict):
         raise _Refusal("payload_not_object", "payload must be a JSON object")
-    if len(payload) > FIELDS_MAX:
-        raise _Refusal("too_many_fields", f"an order holds at most {FIELDS_MAX} fields")
-    for name, value in payload.items():
-        _check_json_text(name)
-        if name not in MODEL_FIELDS:
-            _check_json(value, DEPTH_MAX)
-        elif isinstance(value, str) and (name in DECIMAL_FIELDS or not isinstance(value, _Number)):
-            _check_json_text(value)
-        elif value is not None:  # an order_id 17 is not "17"; a price may be either
-            raise _Refusal(f"{name}_invalid", f"{name} must be text, not {_json(value)[:40]}")
     return payload
 
 
@@ -264,12 +272,12 @@ _PAYLOAD = json.JSONDecoder(
 
 def _check_json(value: Json, depth: int) -> None:
     """Check the text, the numbers and the depth of a payload's value."""
-    if depth == 0:
-        raise _Refusal("payload_too_deep", f"a payload nests at most {DEPTH_MAX} levels deep")
     if isinstance(value, _Number):
         _decimal("number", value)
     elif isinstance(value, str):
         _check_json_text(value)
+    elif isinstance(value, dict | list) and depth == 0:
+        raise _Refusal("payload_too_deep", f"a payload nests at most {DEPTH_MAX} levels deep")
     elif isinstance(value, list):
         for item in value:
             _check_json(item, depth - 1)
@@ -405,11 +413,10 @@ def _bounded_decimal(name: str, text: str) -> str:
         )
     whole, fraction = match[1] or "", match[2] or match[3] or ""
     digits = len((whole + fraction).lstrip("0"))
-    power = match[5] or "0"
-    exponent = (
-        int(f"{match[4] or ''}{power}") - len(fraction) if len(power) <= 4 else EXPONENT_MIN - 1
-    )
-    if digits > DIGITS_MAX or not EXPONENT_MIN <= exponent <= EXPONENT_MAX:
+    power = (match[5] or "").lstrip("0") or "0"
+    if digits > DIGITS_MAX or len(power) > 3:
+        raise _out_of_range(name)
+    if not EXPONENT_MIN <= int(f"{match[4] or ''}{power}") - len(fraction) <= EXPONENT_MAX:
         raise _out_of_range(name)
     value = Decimal(text)
     if value and not SIZE_MIN <= abs(value) <= SIZE_MAX:
