@@ -231,13 +231,20 @@ def _payload(text: str) -> dict[str, Json]:
     if len(payload) > FIELDS_MAX:
         raise _Refusal("too_many_fields", f"an order holds at most {FIELDS_MAX} fields")
     for name, value in payload.items():
-        decimal = name in DECIMAL_FIELDS and isinstance(value, _Number)  # has codes of its own
         _check_json_text(name)
-        if not decimal:
+        if name not in MODEL_FIELDS:
             _check_json(value, DEPTH_MAX)
-        if name in MODEL_FIELDS and not (decimal or value is None or type(value) is str):
-            raise _Refusal(f"{name}_invalid", f"{name} must be text, not {_json(value)[:40]}")
+        elif isinstance(value, _Number):  # an order_id 17 is not "17"; a price may be either
+            _check_model_type(name, value, fits=name in DECIMAL_FIELDS)
+        else:
+            _check_json(value, DEPTH_MAX)
+            _check_model_type(name, value, fits=value is None or isinstance(value, str))
     return payload
+
+
+def _check_model_type(name: str, value: Json, *, fits: bool) -> None:
+    if not fits:
+        raise _Refusal(f"{name}_invalid", f"{name} must be text, not {_json(value)[:40]}")
 
 
 def _decoded(text: str) -> dict[str, Json]:
