@@ -4,6 +4,7 @@ redis-py repeats a command by itself after a lost reply, and cuts a blocking rea
 both are switched off here, for an `XREADGROUP` or `XADD` that is repeated blindly strands or doubles entries.
 """
 
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -38,6 +39,10 @@ NOT_NOW = (
     "MISCONF",
     "NOREPLICAS",
 )
+
+
+#: Where Redis 6.2 puts the code of an error that ended a script.
+WITHIN_SCRIPT = re.compile(r"@user_script: ?\d+: (\w+)")
 
 
 class RedisUnavailable(Exception):
@@ -116,7 +121,8 @@ async def redis_errors(redis: Redis) -> AsyncGenerator[None]:
     except exceptions.ResponseError as error:
         # redis-py cuts the code off where it has a class of its own for it
         reply = f"{error.status_code or ''} {error}".lstrip()
-        code = reply.partition(" ")[0]
+        within = WITHIN_SCRIPT.search(reply)
+        code = within[1] if within else reply.partition(" ")[0]
         if code in ("NOGROUP", "UNBLOCKED"):
             raise GroupLost(str(error)) from error
         if code in NOT_NOW:

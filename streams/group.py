@@ -55,18 +55,15 @@ class Group:
         await self._reader.aclose()
         await self._redis.aclose()
 
-    async def create(self, proven: EntryId | None) -> bool:
+    async def create(self) -> bool:
         """Make the group, and the stream, where they are missing. Says whether it did.
 
-        It starts behind `proven` if that very entry is still in the stream, which shows that this is the
-        stream it was proven for; else at the beginning, for `$` would lose the backlog and reading an
-        entry again costs time only.
-
-        :param proven: a position up to which every outcome is known to be on record
+        It starts at the beginning of the stream: `$` would lose the backlog, and a position noted
+        elsewhere may be another stream's that had this name, for ids can be given again. What was
+        acknowledged before is read again, which costs time only.
         """
-        start = proven if proven and await self._holds(proven) else EntryId(0, 0)
         try:
-            await self._call("XGROUP", "CREATE", self.stream, self.name, str(start), "MKSTREAM")
+            await self._call("XGROUP", "CREATE", self.stream, self.name, "0", "MKSTREAM")
         except ResponseError as error:
             if error.args and str(error.args[0]).startswith("BUSYGROUP"):
                 return False
@@ -111,20 +108,6 @@ class Group:
         count, oldest, *_ = await self._call("XPENDING", self.stream, self.name)
         return Pending(count, EntryId.parse(oldest) if oldest else None)
 
-    async def settled_position(self) -> EntryId | None:
-        """The position up to which every entry is acknowledged; None where nothing was read yet.
-
-        The delivered position is read first: what is delivered between the two calls lies beyond it.
-        """
-        groups = await self._call("XINFO", "GROUPS", self.stream)
-        found = [dict(zip(group[::2], group[1::2], strict=True)) for group in groups]
-        delivered = next(
-            (EntryId.parse(g["last-delivered-id"]) for g in found if g["name"] == self.name), None
-        )
-        oldest = (await self.pending()).oldest
-        position = min(delivered, oldest.before()) if delivered and oldest else delivered
-        return position if position and position > EntryId(0, 0) else None
-
     async def remove_quiet_consumers(self, *, idle_ms_min: int) -> int:
         """Remove other consumers that hold nothing and were not seen for a while. Says how many.
 
@@ -141,9 +124,6 @@ class Group:
             return await self._remove_consumers(
                 keys=[self.stream], args=[self.name, self.consumer, whose, idle_ms_min]
             )
-
-    async def _holds(self, entry_id: EntryId) -> bool:
-        return bool(await self._call("XRANGE", self.stream, str(entry_id), str(entry_id)))
 
     async def _call(self, *command: str | int) -> Any:  # noqa: ANN401 - each command's own reply
         return await call(self._redis, *command)

@@ -111,9 +111,10 @@ class Claims:
         letters = [
             text for r in rejected for text in (r.entry.id, r.malformed.code, r.malformed.reason)
         ]
+        dead = dead_letters_of(self._stream)
         async with redis_errors(redis):
             acknowledged, error = await self._settle(
-                keys=[self._stream, dead_letters_of(self._stream), *stored],
+                keys=[self._stream, dead, f"{dead}:index", *stored],
                 args=[self._group, self._ttl_s, len(rejected), *stored.values(), *letters, *ids],
                 client=redis,
             )

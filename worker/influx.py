@@ -53,10 +53,12 @@ class InfluxSink:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._client: Any = None
+        self._connecting = anyio.Lock()
 
     async def write(self, body: bytes) -> None:
         """See `Sink.write`."""
-        client = self._client or await self._connect()
+        async with self._connecting:
+            client = self._client or await self._connect()
         try:
             with anyio.fail_after(self._settings.points_timeout_ms / 1000):
                 await client.write_api().write(self._settings.influxdb_bucket, record=body)

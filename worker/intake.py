@@ -16,7 +16,6 @@ from streams.connection import GroupLost, RedisUnavailable
 from streams.entry import Entry
 from streams.group import Group
 from worker.batch import Connections, Turn, process
-from worker.errors import PostgresUnavailable
 from worker.settings import Settings
 
 BLOCK_MS = 1_000  #: how long a read waits for the first entry
@@ -63,23 +62,9 @@ class Intake:
             await self.ensure_group()
 
     async def ensure_group(self) -> None:
-        """Make the stream's group where it is missing, from the position proven in Postgres."""
-        ledger, servers = self._io.ledger, self._io.servers
-        stream, name = self.group.stream, self.group.name
-        proven = await servers.postgres.insist(
-            lambda: ledger.proven_position(stream, name), PostgresUnavailable
-        )
-        if await servers.redis.insist(lambda: self.group.create(proven), RedisUnavailable):
-            log.info("group.created", stream=stream, group=name, proven=str(proven or "0-0"))
-
-    async def prove_position(self) -> None:
-        """Note in Postgres up to where every entry of the stream is settled.
-
-        :raises RedisUnavailable, GroupLost, PostgresUnavailable: the position noted before stands
-        """
-        position = await self.group.settled_position()
-        if position:
-            await self._io.ledger.prove_position(self.group.stream, self.group.name, position)
+        """Make the stream's group where it is missing."""
+        if await self._io.servers.redis.insist(self.group.create, RedisUnavailable):
+            log.info("group.created", stream=self.group.stream, group=self.group.name)
 
     async def _session(self) -> bool:
         """Read until stopped, drained, or the first error; says whether all is done."""

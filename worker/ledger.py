@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, cast
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from streams.entry import Entry, EntryId
+from streams.entry import Entry
 from worker.decide import Decision, Insert, Reject, Repeat
 from worker.errors import PostgresRefused, PostgresUnavailable, RowRefused
 from worker.order import Malformed
@@ -208,17 +208,6 @@ class Ledger:
             paid = [p for p in debt.points if (p.stream, p.entry_id) not in refused]
             streams, ids = [p.stream for p in paid], [p.entry_id for p in paid]
             await connection.execute(SQL["points_paid"], streams, ids)
-
-    async def prove_position(self, stream: str, group: str, position: EntryId) -> None:
-        """Remember that every entry up to `position` has its outcome on record."""
-        async with self.connection() as connection:
-            await connection.execute(SQL["prove_position"], stream, group, str(position))
-
-    async def proven_position(self, stream: str, group: str) -> EntryId | None:
-        """The position last proven; None where there is none."""
-        async with self.connection() as connection:
-            position = await connection.fetchval(SQL["proven_position"], stream, group)
-        return EntryId.parse(position) if position else None
 
 
 def _order_row(decision: Insert | Repeat) -> tuple[Any, ...]:

@@ -24,10 +24,12 @@ from worker.ledger import Ledger
 from worker.migrate import check_schema
 from worker.settings import Settings
 
-UPKEEP_EVERY_S = 10.0
+UPKEEP_EVERY_S = 60.0
 QUIET_CONSUMER_MS = (
     3_600_000  #: a consumer that holds nothing and was not seen for an hour is removed
 )
+
+FINISH_S_MAX = 10.0  #: seconds for points still owed at the end; others drain the rest
 
 log = structlog.stdlib.get_logger("worker")
 
@@ -112,25 +114,24 @@ async def _watch_signals(reading: TaskGroup, intakes: list[Intake], settings: Se
 
 
 async def _upkeep(intake: Intake) -> None:
-    """Now and then note the position that is settled, and remove consumers that are long gone."""
+    """Now and then remove consumers that are long gone."""
     while True:
         try:
-            await intake.prove_position()
             removed = await intake.group.remove_quiet_consumers(idle_ms_min=QUIET_CONSUMER_MS)
             if removed:
                 log.info("consumers.removed", stream=intake.group.stream, consumers=removed)
-        except (RedisUnavailable, GroupLost, PostgresUnavailable) as error:
+        except (RedisUnavailable, GroupLost) as error:
             log.debug("upkeep.postponed", stream=intake.group.stream, error=str(error))
         await anyio.sleep(UPKEEP_EVERY_S)
 
 
 async def _finish(intakes: list[Intake], points: PointWriter) -> None:
-    """Pay what can be paid at once, note positions, leave the groups; whatever fails is done by the next."""
+    """Pay what can be paid at once and leave the groups; whatever fails is done by the next worker."""
     try:
-        while not points.owe and await points.drain():
-            pass
+        with anyio.move_on_after(FINISH_S_MAX):
+            while not points.owe and await points.drain():
+                pass
         for intake in intakes:
-            await intake.prove_position()
             await intake.group.leave()
     except (InfluxUnavailable, RedisUnavailable, GroupLost, PostgresUnavailable) as error:
         log.info("finish.left_to_the_next_worker", error=str(error))

@@ -6,7 +6,8 @@ for i, key in ipairs(KEYS) do
   if redis.call('SET', key, ARGV[1], 'NX', 'EX', ARGV[2]) then
     answers[i] = false
   else
-    answers[i] = redis.call('GET', key)
+    local value = redis.pcall('GET', key)
+    answers[i] = type(value) == 'string' and value or ''  -- a key of another kind says nothing
   end
 end
 return answers

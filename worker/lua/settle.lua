@@ -3,10 +3,11 @@
 -- Why Lua: one round trip, and of two workers holding a rejected entry only one may copy it. Scripts are
 -- not rolled back, so copies precede acknowledgements: a failure repeats an entry, never loses it. Claims
 -- are hints: when memory is full they are skipped and the rest goes on.
--- KEYS 1 stream, 2 dead letters (same hash tag), 3.. claims
+-- The index of dead letters, entry id to letter id, keeps a rejection that comes again from a second copy.
+-- KEYS 1 stream, 2 dead letters, 3 their index (same hash tag), 4.. claims
 -- ARGV 1 group, 2 seconds to live, 3 number of rejections, 4.. a value for each claim, then entry id, code
 --      and reason for each rejection, then the ids of the other entries to acknowledge
-local stream, dead, group = KEYS[1], KEYS[2], ARGV[1]
+local stream, dead, index, group = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
 local position, failure = 4, false
 
 local function attempt(...)
@@ -18,17 +19,19 @@ local function attempt(...)
   return reply
 end
 
-for i = 3, #KEYS do
+for i = 4, #KEYS do
   attempt('SET', KEYS[i], ARGV[position], 'EX', ARGV[2])
   position = position + 1
 end
 
 -- More values than Lua can pass to one call travel as one field, packed.
 local function copy(id, code, reason)
+  if redis.call('HEXISTS', index, id) == 1 then return true end
   local entry = redis.call('XRANGE', stream, id, id)[1]
   local fields = entry and entry[2] or {}
   if #fields > 4000 then fields = { 'packed', cmsgpack.pack(fields) } end
-  return attempt('XADD', dead, '*', 'entry_id', id, 'code', code, 'reason', reason, unpack(fields))
+  local letter = attempt('XADD', dead, '*', 'entry_id', id, 'code', code, 'reason', reason, unpack(fields))
+  return letter and attempt('HSET', index, id, letter)
 end
 
 local acknowledged = 0

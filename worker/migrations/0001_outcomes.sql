@@ -1,4 +1,4 @@
--- The three outcomes, the points owed, the positions proven, and the one function that records a batch.
+-- The three outcomes, the points owed, and the one function that records a batch.
 -- Runs with the search path set to DATABASE_SCHEMA: everything lives there.
 
 CREATE TABLE orders (
@@ -80,15 +80,6 @@ CREATE TABLE point_backlog (
 COMMENT ON TABLE point_backlog IS 'entries whose point InfluxDB does not have yet';
 COMMENT ON COLUMN point_backlog.refusal IS 'what InfluxDB said when it refused the point for good';
 
-CREATE TABLE group_positions (
-    stream     text        NOT NULL,
-    group_name text        NOT NULL,
-    entry_id   text        NOT NULL,
-    proven_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
-    CONSTRAINT group_positions_pkey PRIMARY KEY (stream, group_name)
-);
-COMMENT ON TABLE group_positions IS 'every entry up to this one has its outcome on record';
-
 -- One order to record. Decimals travel as text, cast here, exact. `known`: Redis says it is stored already.
 CREATE TYPE order_entry AS (
     entry_id text, entry_ms bigint, known boolean, content_hash bytea, order_id text, account text,
@@ -107,17 +98,24 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
         THEN timestamptz 'epoch' + ms * interval '1 millisecond' ELSE 'infinity' END
 $$;
 
--- The order that an entry belongs to: itself, where it is on record; else the accepted order within whose
--- window it lies, the latest before it or the next after it.
-CREATE FUNCTION original_of(
-    p_content_hash bytea, p_at timestamptz, p_window interval, p_stream text, p_entry_id text
-) RETURNS SETOF orders LANGUAGE sql STABLE ROWS 1 AS $$
+-- The accepted order within whose window an entry lies: the latest before it, else the next after it.
+CREATE FUNCTION original_of(p_content_hash bytea, p_at timestamptz, p_window interval)
+RETURNS SETOF orders LANGUAGE sql STABLE ROWS 1 AS $$
     SELECT * FROM orders
-    WHERE content_hash = p_content_hash
-        AND (entry_at BETWEEN p_at - p_window AND p_at + p_window
-            OR (stream = p_stream AND entry_id = p_entry_id))
-    ORDER BY (stream = p_stream AND entry_id = p_entry_id) DESC, entry_at <= p_at DESC,
-        abs(extract(epoch FROM entry_at - p_at))
+    WHERE content_hash = p_content_hash AND entry_at BETWEEN p_at - p_window AND p_at + p_window
+    ORDER BY entry_at <= p_at DESC, abs(extract(epoch FROM entry_at - p_at)) LIMIT 1
+$$;
+
+-- The outcome on record of this very entry, with this content; no row where there is none.
+CREATE FUNCTION outcome_of(p_stream text, p_entry_id text, p_content_hash bytea)
+RETURNS TABLE (outcome text, generation int, original_entry_id text) LANGUAGE sql STABLE ROWS 1 AS $$
+    SELECT 'accepted', generation, NULL FROM orders
+    WHERE content_hash = p_content_hash AND stream = p_stream AND entry_id = p_entry_id
+    UNION ALL
+    SELECT 'duplicate', d.generation, (SELECT o.entry_id FROM orders o
+        WHERE o.content_hash = d.content_hash AND o.generation = d.generation)
+    FROM duplicates d
+    WHERE d.stream = p_stream AND d.entry_id = p_entry_id AND d.content_hash = p_content_hash
     LIMIT 1
 $$;
 
@@ -126,49 +124,39 @@ CREATE TYPE recorded_entry AS (
     entry_id text, outcome text, redelivered boolean, generation int, original_entry_id text
 );
 
--- Record one order that is redelivered, a repeat, or of content whose window has passed; gives what the
--- tables say of it then, or nothing where its id has a duplicate of other content on record.
-CREATE FUNCTION record_left_over(
-    p_stream text, p_window interval, p_now timestamptz, p_entry record
+-- Record one order whose content's window has passed as the next generation, or as a repeat of what
+-- another worker made it meanwhile. Gives nothing where a duplicate of other content has its entry's id.
+CREATE FUNCTION record_next_generation(
+    p_stream text, p_window interval, p_now timestamptz, p_order record
 ) RETURNS recorded_entry[] LANGUAGE plpgsql AS $$
 DECLARE
     v_original orders;
-    v_found recorded_entry;
+    v_recorded recorded_entry;
 BEGIN
-    SELECT p_entry.entry_id, 'duplicate', true, o.generation, o.entry_id INTO v_found
-    FROM duplicates d JOIN orders o USING (content_hash, generation)
-    WHERE d.stream = p_stream AND d.entry_id = p_entry.entry_id
-        AND d.content_hash = p_entry.content_hash;
-    IF FOUND THEN
-        RETURN ARRAY[v_found];
-    END IF;
     LOOP
-        SELECT * INTO v_original FROM original_of(
-            p_entry.content_hash, p_entry.entry_at, p_window, p_stream, p_entry.entry_id);
-        IF FOUND AND v_original.stream = p_stream AND v_original.entry_id = p_entry.entry_id THEN
-            RETURN ARRAY[ROW (p_entry.entry_id, 'accepted', true, v_original.generation, NULL
-                )::recorded_entry];
-        ELSIF FOUND THEN
+        SELECT * INTO v_original
+        FROM original_of(p_order.content_hash, p_order.entry_at, p_window);
+        IF FOUND THEN
             INSERT INTO duplicates (stream, entry_id, entry_at, order_id, extra, content_hash, generation,
                 recorded_at)
-            VALUES (p_stream, p_entry.entry_id, p_entry.entry_at, p_entry.order_id,
-                p_entry.extra::jsonb, p_entry.content_hash, v_original.generation, p_now)
+            VALUES (p_stream, p_order.entry_id, p_order.entry_at, p_order.order_id,
+                p_order.extra::jsonb, p_order.content_hash, v_original.generation, p_now)
             ON CONFLICT (stream, entry_id) DO NOTHING
-            RETURNING entry_id, 'duplicate', false, generation, v_original.entry_id INTO v_found;
-            RETURN CASE WHEN FOUND THEN ARRAY[v_found] ELSE '{}' END;
+            RETURNING entry_id, 'duplicate', false, generation, v_original.entry_id INTO v_recorded;
+            RETURN CASE WHEN FOUND THEN ARRAY[v_recorded] ELSE '{}' END;
         END IF;
         INSERT INTO orders (content_hash, generation, stream, entry_id, entry_at, order_id, account,
             symbol, side, type, quantity, price, stop_price, time_in_force, expire_at, extra, recorded_at)
-        SELECT p_entry.content_hash, coalesce(max(o.generation) + 1, 0), p_stream, p_entry.entry_id,
-            p_entry.entry_at, p_entry.order_id, p_entry.account, p_entry.symbol, p_entry.side,
-            p_entry.type, p_entry.quantity::numeric, p_entry.price::numeric,
-            p_entry.stop_price::numeric, p_entry.time_in_force, p_entry.expire_at,
-            p_entry.extra::jsonb, p_now
-        FROM orders o WHERE o.content_hash = p_entry.content_hash
+        SELECT p_order.content_hash, coalesce(max(o.generation) + 1, 0), p_stream, p_order.entry_id,
+            p_order.entry_at, p_order.order_id, p_order.account, p_order.symbol, p_order.side,
+            p_order.type, p_order.quantity::numeric, p_order.price::numeric,
+            p_order.stop_price::numeric, p_order.time_in_force, p_order.expire_at,
+            p_order.extra::jsonb, p_now
+        FROM orders o WHERE o.content_hash = p_order.content_hash
         ON CONFLICT (content_hash, generation) DO NOTHING
-        RETURNING entry_id, 'accepted', false, generation, NULL INTO v_found;
+        RETURNING entry_id, 'accepted', false, generation, NULL INTO v_recorded;
         IF FOUND THEN
-            RETURN ARRAY[v_found];
+            RETURN ARRAY[v_recorded];
         END IF;  -- else another worker was faster: look again
     END LOOP;
 END
@@ -191,7 +179,7 @@ AS $$
 #variable_conflict use_column
 DECLARE
     v_now timestamptz := clock_timestamp();
-    v_entry record;
+    v_order record;
     v_rejected text[];
 BEGIN
     IF p_owe_points THEN
@@ -218,16 +206,22 @@ BEGIN
     ) SELECT coalesce(array_agg(i.entry_id), '{}') INTO accepted FROM inserted i;
     others := '{}';
 
-    -- 2. Repeats of what is on record now, twins in this batch included.
     IF cardinality(accepted) < cardinality(p_orders) THEN
+        -- 2. Redelivered entries keep the outcome they have.
+        SELECT coalesce(array_agg(ROW (
+            e.entry_id, r.outcome, true, r.generation, r.original_entry_id)::recorded_entry), '{}')
+        INTO others
+        FROM unnest(p_orders) e CROSS JOIN LATERAL outcome_of(p_stream, e.entry_id, e.content_hash) r
+        WHERE e.entry_id NOT IN (SELECT unnest(accepted));
+
+        -- 3. Repeats of what is on record now, twins in this batch included.
         WITH repeated AS (
             SELECT e.entry_id, e.entry_ms, e.order_id, e.extra, e.content_hash, o.generation,
                 o.entry_id AS original_entry_id
             FROM unnest(p_orders) e
-            CROSS JOIN LATERAL original_of(
-                e.content_hash, entry_instant(e.entry_ms), p_window, p_stream, e.entry_id) o
+            CROSS JOIN LATERAL original_of(e.content_hash, entry_instant(e.entry_ms), p_window) o
             WHERE e.entry_id NOT IN (SELECT unnest(accepted))
-                AND (o.stream <> p_stream OR o.entry_id <> e.entry_id)
+                AND e.entry_id NOT IN (SELECT r.entry_id FROM unnest(others) r)
         ), inserted AS (
             INSERT INTO duplicates (stream, entry_id, entry_at, order_id, extra, content_hash,
                 generation, recorded_at)
@@ -237,22 +231,21 @@ BEGIN
             ON CONFLICT (stream, entry_id) DO NOTHING
             RETURNING entry_id
         )
-        SELECT coalesce(array_agg(
+        SELECT others || coalesce(array_agg(
             ROW (entry_id, 'duplicate', false, r.generation, r.original_entry_id)::recorded_entry), '{}')
         INTO others
         FROM repeated r JOIN inserted USING (entry_id);
     END IF;
 
-    -- 3. The few that are left: redelivered, or of content whose window has passed. One by one, for each may
-    -- be the original of the next.
+    -- 4. Content whose window has passed, one by one, for each may be the original of the next.
     IF cardinality(accepted) + cardinality(others) < cardinality(p_orders) THEN
-        FOR v_entry IN
+        FOR v_order IN
             SELECT e.*, entry_instant(e.entry_ms) AS entry_at FROM unnest(p_orders) WITH ORDINALITY e
             WHERE e.entry_id NOT IN (SELECT unnest(accepted))
-                AND e.entry_id NOT IN (SELECT o.entry_id FROM unnest(others) o)
+                AND e.entry_id NOT IN (SELECT r.entry_id FROM unnest(others) r)
             ORDER BY e.content_hash, e.ordinality
         LOOP
-            others := others || record_left_over(p_stream, p_window, v_now, v_entry);
+            others := others || record_next_generation(p_stream, p_window, v_now, v_order);
         END LOOP;
     END IF;
 

@@ -37,13 +37,3 @@ WHERE b.stream = paid.stream AND b.entry_id = paid.entry_id;
 -- name: point_refused
 -- Park a point that InfluxDB will never take.  $1 stream, $2 entry id, $3 what InfluxDB said
 UPDATE point_backlog SET refusal = $3 WHERE stream = $1 AND entry_id = $2;
-
--- name: prove_position
--- Remember a position up to which every outcome is on record.  $1 stream, $2 group, $3 entry id
-INSERT INTO group_positions (stream, group_name, entry_id) VALUES ($1, $2, $3)
-ON CONFLICT (stream, group_name) DO UPDATE SET entry_id = excluded.entry_id, proven_at = clock_timestamp()
-WHERE group_positions.entry_id <> excluded.entry_id;
-
--- name: proven_position
--- $1 stream, $2 group
-SELECT entry_id FROM group_positions WHERE stream = $1 AND group_name = $2;
