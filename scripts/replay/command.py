@@ -1,0 +1,307 @@
+"""The command line of `scripts/replay_load.py`."""
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from math import inf
+from pathlib import Path
+from typing import cast
+
+import anyio
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from scripts.replay.order_file import FIELDS, TIME, OrderFile
+from scripts.replay.outcomes import OutcomesUnreadable
+from scripts.replay.own_worker import WorkerFailed, own_worker
+from scripts.replay.publishing import EntryIds, Pace, at_once, at_own_times, at_rate
+from scripts.replay.report import Compared, Published, as_json
+from scripts.replay.run import Plan, Replay, StreamAhead
+from scripts.replay.synthetic import Synthetic
+from scripts.replay.tables import BadSource
+from streams.connection import RedisUnavailable
+from streams.producer import PublishFailed, PublishRefused
+from worker.errors import BadSettings
+from worker.settings import duration_ms, load
+
+DESCRIPTION = """\
+Replay orders into a stream: 50 synthetic ones and 20 duplicates, or those of a file.
+
+  scripts/replay_load.py --embedded                  no services needed: starts its own, and waits
+  scripts/replay_load.py --orders 100000 --wait      with the services that the environment names
+  scripts/replay_load.py day.csv.gz --map order_id=id --speed 60 --wait
+  scripts/replay_load.py day.csv.gz --event-time --stream day --wait
+
+REDIS_URL, DATABASE_URL, DATABASE_SCHEMA, WORKER_STREAMS and WORKER_DEDUPE_WINDOW are read as the
+worker reads them. Exit codes: 0; 1 a difference or a failure; 2 wrong usage; 130 interrupted.
+"""
+FILE_HELP = """\
+.csv, .jsonl or .ndjson, plain or .gz, .bz2, .xz. Columns with the names of an order's fields are
+sent, and no others but those of --map and --keep"""
+WAIT_HELP = """\
+wait until every entry has its outcome in Postgres, and compare with what the source lets expect:
+accepted, duplicates, rejected. Orders per second are outcomes recorded, from the start of
+publishing to the last commit. Latency is from the entry id, Redis' clock, to the commit,
+Postgres' clock"""
+EVENT_TIME_HELP = """\
+the file's times become the entry ids, so that the outcomes are those of that day, whenever it is
+replayed. Rows must be in order of time. Without latencies, which would be those of that day too"""
+
+SYNTHETIC_ONLY = ("orders", "duplicates", "seed")
+FILE_ONLY = ("map", "keep", "speed", "event_time")
+INTERRUPTED = 130
+
+
+#: What may go wrong once the settings and the source are read; each is one sentence.
+FAILURES = (StreamAhead, OutcomesUnreadable, RedisUnavailable, WorkerFailed)
+
+Outcome = tuple[Published, Compared | None]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one replay. 0 is as expected, 1 a difference or a failure, 2 wrong usage or settings."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if complaint := _mismatch(options):
+        parser.error(complaint)
+    ids = EntryIds()
+    try:
+        outcome = _replay(options, ids)
+    except (BadSource, BadSettings) as error:
+        return _complain(str(error), 2)
+    except PublishFailed as error:
+        return _complain(_of_publishing(error, ids), 1)
+    except FAILURES as error:
+        return _complain(str(error), 1)
+    except KeyboardInterrupt:  # while our own worker starts or stops
+        outcome = None
+    if outcome is None:
+        return _complain(f"interrupted; {len(ids):,} orders were published", INTERRUPTED)
+    return _report(*outcome, as_object=options.json)
+
+
+def _replay(options: argparse.Namespace, ids: EntryIds) -> Outcome | None:
+    """Read source and settings, and run; None where it was interrupted."""
+    source = _source(options)
+    own = own_worker(options.stream) if options.embedded else nullcontext(None)
+    with own as own_settings:
+        settings = own_settings or load()
+        plan = Plan(
+            source=source,
+            stream=options.stream or settings.streams[0],
+            pace=_pace(options, source),
+            first_ms=source.first_ms if options.event_time else None,
+            wait=options.wait or options.embedded,
+            quiet_s_max=options.timeout / 1000,
+        )
+        with _progress() as progress:
+            replay = Replay(plan, settings, progress, ids)
+            return anyio.run(_interruptible, replay, backend_options={"use_uvloop": True})
+
+
+async def _interruptible(replay: Replay) -> Outcome | None:
+    """Run until the end or the first SIGINT."""
+    outcome: Outcome | None = None
+    failure: Exception | None = None
+    async with anyio.create_task_group() as group:
+        group.start_soon(_cancel_on_interrupt, group.cancel_scope)
+        try:
+            outcome = await replay.run()
+        except (*FAILURES, PublishFailed, BadSource, BadSettings) as error:
+            failure = error  # raised below: a task group would wrap it
+        group.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    return outcome
+
+
+async def _cancel_on_interrupt(scope: anyio.CancelScope) -> None:
+    with anyio.open_signal_receiver(signal.SIGINT) as signals:
+        await anext(signals)
+    scope.cancel()
+
+
+# --- what is published, and how ---
+
+
+def _source(options: argparse.Namespace) -> Synthetic | OrderFile:
+    if options.file is None:
+        try:
+            return Synthetic(
+                50 if options.orders is None else options.orders,
+                20 if options.duplicates is None else options.duplicates,
+                1 if options.seed is None else options.seed,
+            )
+        except ValueError as error:
+            raise BadSource(str(error)) from None
+    timed = options.event_time or options.speed is not None
+    source = OrderFile(options.file, dict(options.map), options.keep, timed=timed)
+    if source.left_out:
+        names = ", ".join(source.left_out)
+        _complain(f"columns that are not sent: {names} (--map or --keep sends them)", 0)
+    return source
+
+
+def _pace(options: argparse.Namespace, source: Synthetic | OrderFile) -> Pace:
+    if options.rate is not None:
+        return at_rate(options.rate)
+    if options.speed is not None:
+        return at_own_times(source.first_ms, options.speed)
+    return at_once
+
+
+def _mismatch(options: argparse.Namespace) -> str | None:
+    """What is wrong with options that do not go together."""
+    synthetic = [f"--{name}" for name in SYNTHETIC_ONLY if getattr(options, name) is not None]
+    of_files = [f"--{name.replace('_', '-')}" for name in FILE_ONLY if getattr(options, name)]
+    if options.file is not None and synthetic:
+        return f"{synthetic[0]} is for synthetic orders, without a file"
+    if options.file is None and of_files:
+        return f"{of_files[0]} needs a file"
+    fields = [field for field, _ in options.map]
+    if twice := [field for field in fields if fields.count(field) > 1]:
+        return f"--map gives {twice[0]} two columns"
+    return None
+
+
+# --- what is said ---
+
+
+def _complain(sentence: str, code: int) -> int:
+    print(f"replay_load: {sentence}", file=sys.stderr)
+    return code
+
+
+def _of_publishing(error: PublishFailed, ids: EntryIds) -> str:
+    certain = f"{len(ids):,} orders are in the stream"
+    if isinstance(error, PublishRefused):
+        refused = sum(entry_id is None for entry_id in error.ids)
+        return f"Redis refused {refused:,} orders: {error}; {certain}"
+    unsure = f", and {error.unsure:,} more may be" if error.unsure else ""
+    return f"Redis: {error}; {certain}{unsure}"
+
+
+def _report(published: Published, compared: Compared | None, *, as_object: bool) -> int:
+    if as_object:
+        print(as_json(published, compared))
+    else:
+        print("\n".join([published.as_text(), *([compared.as_text()] if compared else [])]))
+    return 0 if compared is None or compared.as_expected else 1
+
+
+class _Rate(ProgressColumn):
+    """How many a second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.0f}/s" if speed else "")
+
+
+def _progress() -> Progress:
+    """Bars on stderr while it is a terminal; stdout is left to the report."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate())
+    return Progress(
+        *columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal
+    )
+
+
+# --- the options ---
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="replay_load.py",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_source(parser)
+    _add_pace(parser)
+    add = parser.add_argument
+    add("--stream", metavar="NAME", help="default: the first of WORKER_STREAMS")
+    add("--wait", action="store_true", help=WAIT_HELP)
+    add(
+        "--timeout",
+        type=_duration,
+        default=60_000,
+        metavar="DURATION",
+        help="--wait gives up once nothing was recorded for so long (default 60s)",
+    )
+    add("--json", action="store_true", help="report one JSON object")
+    add(
+        "--embedded",
+        action="store_true",
+        help="with a worker, Redis and Postgres of its own, gone at the end; includes --wait",
+    )
+    return parser
+
+
+def _add_source(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("source").add_argument
+    add("file", nargs="?", type=Path, metavar="FILE", help=FILE_HELP)
+    add("--orders", type=int, metavar="N", help="synthetic orders of distinct content (default 50)")
+    add("--duplicates", type=int, metavar="N", help="repeats spread among them (default 20)")
+    add("--seed", type=int, metavar="N", help="the same seed gives the same orders (default 1)")
+    add(
+        "--map",
+        type=_mapping,
+        action="append",
+        default=[],
+        metavar="FIELD=COLUMN",
+        help=f"the column of a field of an order, or of {TIME!r}; may be repeated",
+    )
+    add(
+        "--keep",
+        action="append",
+        default=[],
+        metavar="COLUMN",
+        help="send this column, too, as part of the order's content; may be repeated",
+    )
+
+
+def _add_pace(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("pace (default: as fast as possible)")
+    paces = group.add_mutually_exclusive_group()
+    paces.add_argument("--rate", type=_positive, metavar="N", help="orders per second")
+    paces.add_argument(
+        "--speed", type=_positive, metavar="X", help="the file's own times, X times as fast"
+    )
+    group.add_argument("--event-time", action="store_true", help=EVENT_TIME_HELP)
+
+
+def _positive(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above zero")
+    return number
+
+
+def _duration(text: str) -> int:
+    """Milliseconds."""
+    try:
+        return cast("int", duration_ms(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
+
+
+def _mapping(text: str) -> tuple[str, str]:
+    field, equals, column = text.partition("=")
+    if not (equals and column and field in (*FIELDS, TIME)):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not FIELD=COLUMN with a field out of {', '.join((*FIELDS, TIME))}"
+        )
+    return field, column
