@@ -121,13 +121,14 @@ class InfluxServer:
     thread-safe: clients in other threads are served, `start` and its like belong to one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         """Find a server; start nothing yet.
 
+        :param environ: may name a server; in an empty one it is always one of our own
         :raises InfluxUnavailable: none is given and none can be had
         """
-        given = _given_url(os.environ)
-        environment: Mapping[str, str] = os.environ if given else {}
+        given = _given_url(environ)
+        environment: Mapping[str, str] = environ if given else {}
         self.token = environment.get("INFLUXDB_TOKEN", "test-token")
         self.org = environment.get("INFLUXDB_ORG", "test-org")
         self.is_own = given is None

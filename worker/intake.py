@@ -18,6 +18,8 @@ from streams.group import Group
 from worker.batch import Connections, Turn, process
 from worker.settings import Settings
 
+BATCH_BYTES = 4 * 1024 * 1024  #: what a batch should hold at most, names and values
+FIRST_BATCH = 64  #: entries; the next may be twice as many
 BLOCK_MS = 1_000  #: how long a read waits for the first entry
 BLOCK_MS_DRAINING = 50  #: the same where the end of the stream is awaited
 TAKEOVER_EVERY_S_MAX = 5.0
@@ -42,6 +44,7 @@ class Intake:
             block_ms=BLOCK_MS_DRAINING if drain else BLOCK_MS,
         )
         self._slots = anyio.Semaphore(settings.batches_in_flight)
+        self._count = min(FIRST_BATCH, settings.batch_size)
         self._last_turn: Turn | None = None
         self._reading = anyio.CancelScope()
         self._stopping = False
@@ -105,13 +108,13 @@ class Intake:
                 return
 
     async def _read_new(self) -> list[Entry]:
-        return await self.group.read_new(self._settings.batch_size, block=True)
+        return await self.group.read_new(self._count, block=True)
 
     async def _read_own(self, batches: TaskGroup) -> None:
         after = "0"
 
         async def read() -> list[Entry]:
-            return await self.group.read_own(after, self._settings.batch_size)
+            return await self.group.read_own(after, self._count)
 
         while after:
             after = await self._next(batches, read)
@@ -122,7 +125,7 @@ class Intake:
         async def claim() -> list[Entry]:
             nonlocal cursor, nameless
             taken = await self.group.take_over(
-                cursor, self._settings.batch_size, idle_ms_min=self._settings.takeover_after_ms
+                cursor, self._count, idle_ms_min=self._settings.takeover_after_ms
             )
             if taken.entries:
                 log.warning(
@@ -148,9 +151,19 @@ class Intake:
                 self._slots.release()
         if not entries:
             return ""
+        self._count = self._next_count(entries)
         turn = self._last_turn = Turn(self._last_turn)
         batches.start_soon(self._process, entries, turn, name=f"batch {entries[0].id}")
         return entries[-1].id
+
+    def _next_count(self, entries: Sequence[Entry]) -> int:
+        """How many entries to ask for next, so that memory is bounded where entries are large.
+
+        Redis counts entries and not bytes, so the size of the last ones has to tell.
+        """
+        size = sum(sum(map(len, entry.fields)) for entry in entries if entry.fields)
+        fit = BATCH_BYTES * len(entries) // (size or 1)
+        return max(1, min(self._settings.batch_size, fit, 2 * self._count))
 
     async def _process(self, entries: Sequence[Entry], turn: Turn) -> None:
         try:
