@@ -55,7 +55,7 @@ class Dependency:
 
     async def pause(self) -> None:
         """Wait until the next attempt is due: twice as long each time, at most 5 s, with jitter."""
-        await anyio.sleep(self._due_at - anyio.current_time())
+        await anyio.sleep_until(self._due_at)
 
     async def insist(self, attempt: Callable[[], Awaitable[T]], passing: type[Exception]) -> T:
         """Repeat `attempt` until it works. Only errors of the kind `passing` are waited out."""
