@@ -18,7 +18,7 @@ from asyncpg.pool import PoolConnectionProxy
 
 from streams.entry import Entry
 from worker.decide import Decision, Insert, Reject, Repeat
-from worker.errors import PostgresRefused, PostgresUnavailable, RowRefused
+from worker.errors import BadSettings, PostgresRefused, PostgresUnavailable, RowRefused
 from worker.order import Malformed
 from worker.outcome import Accepted, Duplicate, Kept, Outcome, Rejected
 from worker.points import Point
@@ -56,7 +56,7 @@ def postgres_errors() -> Generator[None]:
     """Raise our errors for asyncpg's, told apart by SQLSTATE and never by message text.
 
     :raises PostgresUnavailable: it passes; a commit may or may not have happened
-    :raises PostgresRefused: the operator must act
+    :raises PostgresRefused, BadSettings: the operator must act
     :raises RowRefused: the data of a row cannot be stored, and nothing was
     """
     try:
@@ -70,6 +70,8 @@ def postgres_errors() -> Generator[None]:
         if state[:2] in ROW_REFUSED:
             raise RowRefused(f"{state} {error}") from error
         raise
+    except asyncpg.ClientConfigurationError as error:
+        raise BadSettings(f"DATABASE_URL: {error}") from error
     except OSError as error:  # TimeoutError is one
         raise PostgresUnavailable(f"{type(error).__name__}: {error}") from error
 

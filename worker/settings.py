@@ -8,10 +8,10 @@ import difflib
 import os
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -64,9 +64,41 @@ def stream_names(names: tuple[str, ...]) -> tuple[str, ...]:
         raise ValueError(
             "must not hold braces: they mark the hash tag of the keys beside the stream"
         )
+    if any("\\" in name or not name.isprintable() for name in names):
+        raise ValueError("must be printable and hold no backslash: no tag of InfluxDB can")
     return names
 
 
+def url_of(*schemes: str) -> BeforeValidator:
+    """Refuse what is no URL of one of `schemes`, without repeating it: it may hold a password."""
+    forms = ", ".join(f"{scheme}://" for scheme in schemes)
+
+    def check(value: object) -> object:
+        if isinstance(value, str) and not is_url(value, schemes):
+            raise ValueError(f"must be a URL that begins with one of {forms} and says where")
+        return value
+
+    return BeforeValidator(check)
+
+
+def is_url(text: str, schemes: Collection[str]) -> bool:
+    """Whether it is of one of the schemes, says where the server or the file is, and its port is one."""
+    try:
+        url = urlsplit(text)
+        if "," not in url.netloc:  # Postgres takes several hosts, each with its port
+            _ = url.port
+    except ValueError:
+        return False
+    where = {"file": url.path, "unix": url.path, "http": url.netloc, "https": url.netloc}
+    return url.scheme in schemes and bool(where.get(url.scheme, url.netloc + url.path))
+
+
+def in_url(host: str) -> str:
+    """A host as a URL has it: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
+RedisUrl = Annotated[SecretStr, url_of("redis", "rediss", "unix")]
 Duration = Annotated[int, BeforeValidator(duration_ms), Field(gt=0)]
 Names = Annotated[
     tuple[str, ...],
@@ -85,18 +117,20 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True, extra="ignore")
 
-    redis_url: SecretStr = Field(
+    redis_url: RedisUrl = Field(
         SecretStr(""), alias="REDIS_URL", description="Redis with the streams"
     )
     redis_host: str = Field("localhost", alias="REDIS_HOST")
     redis_port: Port = Field(6379, alias="REDIS_PORT")
     redis_db: int = Field(0, ge=0, alias="REDIS_DB")
     redis_password: SecretStr = Field(SecretStr(""), alias="REDIS_PASSWORD")
-    dedupe_redis_url: SecretStr | None = Field(
+    dedupe_redis_url: RedisUrl | None = Field(
         None, alias="DEDUPE_REDIS_URL", description="another Redis for the claims"
     )
 
-    database_url: SecretStr = Field(SecretStr(""), alias="DATABASE_URL", description="Postgres")
+    database_url: Annotated[SecretStr, url_of("postgresql", "postgres")] = Field(
+        SecretStr(""), alias="DATABASE_URL", description="Postgres"
+    )
     database_host: str = Field("localhost", alias="DATABASE_HOST")
     database_port: Port = Field(5432, alias="DATABASE_PORT")
     database_name: str = Field("tbot_dev", alias="DATABASE_NAME")
@@ -106,7 +140,7 @@ class Settings(BaseModel):
         "public", alias="DATABASE_SCHEMA", description="the schema that holds everything of ours"
     )
 
-    influxdb_url: str = Field(
+    influxdb_url: Annotated[str, url_of("http", "https", "file")] = Field(
         "", alias="INFLUXDB_URL", description="InfluxDB, or file:///path for a line-protocol file"
     )
     influxdb_host: str = Field("localhost", alias="INFLUXDB_HOST")
@@ -207,7 +241,7 @@ class Settings(BaseModel):
             return url
         password = quote(self.redis_password.get_secret_value(), safe="")
         login = f":{password}@" if password else ""
-        return f"redis://{login}{self.redis_host}:{self.redis_port}/{self.redis_db}"
+        return f"redis://{login}{in_url(self.redis_host)}:{self.redis_port}/{self.redis_db}"
 
     @property
     def claims_address(self) -> str:
@@ -228,12 +262,12 @@ class Settings(BaseModel):
             for part in (self.database_user, self.database_password.get_secret_value())
         )
         name = quote(self.database_name, safe="")
-        return f"postgresql://{user}:{password}@{self.database_host}:{self.database_port}/{name}"
+        return f"postgresql://{user}:{password}@{in_url(self.database_host)}:{self.database_port}/{name}"
 
     @property
     def influxdb_address(self) -> str:
         """The URL of InfluxDB, or of the line-protocol file."""
-        return self.influxdb_url or f"http://{self.influxdb_host}:{self.influxdb_port}"
+        return self.influxdb_url or f"http://{in_url(self.influxdb_host)}:{self.influxdb_port}"
 
 
 VARIABLES = {str(field.alias): name for name, field in Settings.model_fields.items()}

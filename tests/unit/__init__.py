@@ -16,6 +16,9 @@ settings.register_profile(
 )
 settings.load_profile("unit")
 
+#: An entry's limits as producers were told them; the worker's own numbers are what is tested.
+BYTES_MAX, FIELDS_MAX, DEPTH_MAX = 65_536, 64, 16
+
 LIMIT = {
     "order_id": "A-17",
     "account": "alpha",

@@ -5,8 +5,19 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tests.unit import GTD, LIMIT, PRICES, flat, payload, payload_of, priced, valid
-from worker.order import BYTES_MAX, FIELDS_MAX, canonical
+from tests.unit import (
+    BYTES_MAX,
+    FIELDS_MAX,
+    GTD,
+    LIMIT,
+    PRICES,
+    flat,
+    payload,
+    payload_of,
+    priced,
+    valid,
+)
+from worker.order import canonical
 
 SIDES = ("buy", "sell", "sell_short")
 TIMES_IN_FORCE = ("gtc", "day", "ioc", "fok", "gtd", "at_the_open", "at_the_close")

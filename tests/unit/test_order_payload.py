@@ -5,8 +5,19 @@ from decimal import Decimal
 
 import pytest
 
-from tests.unit import GTD, LIMIT, PRICES, flat, payload, payload_of, payload_text, priced, valid
-from worker.order import DEPTH_MAX, canonical
+from tests.unit import (
+    DEPTH_MAX,
+    GTD,
+    LIMIT,
+    PRICES,
+    flat,
+    payload,
+    payload_of,
+    payload_text,
+    priced,
+    valid,
+)
+from worker.order import canonical
 
 
 @pytest.mark.parametrize("kind", PRICES)

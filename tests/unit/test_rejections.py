@@ -10,9 +10,20 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.unit import GTD, PRICES, flat, payload, payload_of, payload_text, priced
+from tests.unit import (
+    BYTES_MAX,
+    FIELDS_MAX,
+    GTD,
+    LIMIT,
+    PRICES,
+    flat,
+    payload,
+    payload_of,
+    payload_text,
+    priced,
+)
 from worker import order
-from worker.order import BYTES_MAX, FIELDS_MAX, MODEL_FIELDS, Malformed, parse
+from worker.order import MODEL_FIELDS, Malformed, parse
 
 
 class Case(NamedTuple):
@@ -23,6 +34,7 @@ class Case(NamedTuple):
     fields: list[str] | None
 
 
+TOO_MANY = {f"x{n}": "" for n in range(FIELDS_MAX + 1 - len(LIMIT))}
 SPACES = "\u00a0\u2003\u2028\u200b\u00ad\ufeff\ue000"  # nothing of it is printable
 
 REJECTIONS = [
@@ -31,8 +43,8 @@ REJECTIONS = [
     Case("entry_too_large", "more than 64 KiB", flat(note="x" * BYTES_MAX)),
     Case("entry_too_large", "more than 64 KiB in UTF-8", flat(note="é" * (BYTES_MAX // 2))),
     Case("entry_too_large", "a payload of more than 64 KiB", payload(note="x" * BYTES_MAX)),
-    Case("too_many_fields", "65 fields", flat(**{f"x{n}": "" for n in range(FIELDS_MAX)})),
-    Case("too_many_fields", "65 in a payload", payload(**{f"x{n}": 1 for n in range(FIELDS_MAX)})),
+    Case("too_many_fields", "65 fields", flat(**TOO_MANY)),
+    Case("too_many_fields", "65 in a payload", payload(**TOO_MANY)),
     Case("not_utf8", "a byte that is not UTF-8 in a value", flat(note="\udcff")),
     Case("not_utf8", "a byte that is not UTF-8 in a name", [*flat(), "\udcc3", "x"]),
     Case("not_utf8", "in the order_id", flat(order_id="A-\udc80")),
@@ -243,7 +255,7 @@ def test_the_table_reaches_every_code_of_the_source_and_no_other() -> None:
         flat(note="a\nb"),
         flat(note="\udcff"),
         [*flat(), "a", "1", "a", "1"],
-        flat(**{f"x{n}": "" for n in range(FIELDS_MAX)}),
+        flat(**TOO_MANY),
         payload(side="up"),
         payload(account=17),
         payload_text('"note": 1E+1000000'),

@@ -95,11 +95,6 @@ def test_an_empty_variable_means_its_default(variable: str) -> None:
     assert load({variable: ""}) == load({})
 
 
-@pytest.mark.parametrize("variable", VARIABLES)
-def test_every_variable_is_told_apart_in_the_documentation_by_its_prefix(variable: str) -> None:
-    assert variable.startswith(("REDIS_", "DEDUPE_REDIS_", "DATABASE_", "INFLUXDB_", "WORKER_"))
-
-
 def test_variables_of_others_are_left_alone() -> None:
     assert load({"PATH": "/bin", "REDIS": "x", "WORKER_SERVICE_HOST": "10.0.0.1"}) == load({})
 

@@ -1,0 +1,136 @@
+"""What the pages say of files, events and variables exists. A page that is wrong costs more than none."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from worker.settings import VARIABLES
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = {str(p.relative_to(ROOT)): p for p in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]}
+SERVICES = "docs/architecture/services.md"
+
+FENCED = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+QUOTED_EVENT = re.compile(r"`([a-z]+\.[a-z_]+)`")
+LOGGED_EVENT = re.compile(r'"event": ?"([^"]+)"')
+VARIABLE = re.compile(r"\b(?:(?:WORKER|REDIS|DATABASE|INFLUXDB)_[A-Z][A-Z_]*|[A-Z][A-Z_]*_URL)\b")
+
+#: Quoted words with a dot that are files, not events.
+FILE_SUFFIXES = (
+    "conf",
+    "csv",
+    "env",
+    "json",
+    "lock",
+    "lp",
+    "lua",
+    "md",
+    "py",
+    "sql",
+    "toml",
+    "yaml",
+)
+
+
+@pytest.fixture(params=PAGES, ids=str)
+def page(request: pytest.FixtureRequest) -> Path:
+    """Each page in turn."""
+    return PAGES[request.param]
+
+
+def test_there_are_pages() -> None:
+    assert {"README.md", SERVICES} <= PAGES.keys()
+
+
+# --- links ---
+
+
+def test_links_lead_to_files_and_headings_that_are_there(page: Path) -> None:
+    broken = [link for link in links(page) if not leads_somewhere(page, link)]
+    assert not broken
+
+
+def links(page: Path) -> list[str]:
+    found: list[str] = LINK.findall(FENCED.sub("", page.read_text(encoding="utf-8")))
+    return [link for link in found if not re.match(r"[a-z]+:", link)]
+
+
+def leads_somewhere(page: Path, link: str) -> bool:
+    path, _, anchor = link.partition("#")
+    target = (page.parent / path).resolve() if path else page
+    if not target.exists():
+        return False
+    return not anchor or (target.suffix == ".md" and anchor in anchors(target))
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of the headings, as GitHub makes them."""
+    text = FENCED.sub("", page.read_text(encoding="utf-8"))
+    headings: list[str] = re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_a_broken_link_is_seen() -> None:
+    page = PAGES["README.md"]
+    assert not leads_somewhere(page, "docs/no_such_page.md")
+    assert not leads_somewhere(page, "#no-such-heading")
+
+
+# --- events ---
+
+
+def events_of_the_code() -> set[str]:
+    modules = [*ROOT.glob("worker/**/*.py"), *ROOT.glob("streams/**/*.py")]
+    return {event for module in modules for event in logged(module.read_text(encoding="utf-8"))}
+
+
+def logged(source: str) -> Iterator[str]:
+    """The first argument of every `log.…(…)`."""
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Call(
+                func=ast.Attribute(value=ast.Name(id="log")),
+                args=[ast.Constant(value=str(event)), *_],
+            ):
+                yield event
+            case _:
+                pass
+
+
+def quoted_events(page: Path) -> set[str]:
+    text = page.read_text(encoding="utf-8")
+    words = {word for word in QUOTED_EVENT.findall(FENCED.sub("", text)) if not is_file(word)}
+    return words | set(LOGGED_EVENT.findall(text))
+
+
+def is_file(word: str) -> bool:
+    return word.endswith(FILE_SUFFIXES) or any(ROOT.glob(f"{word.replace('.', '/')}.py"))
+
+
+def test_events_named_in_a_page_are_those_of_the_code(page: Path) -> None:
+    assert quoted_events(page) <= events_of_the_code()
+
+
+def test_the_page_of_services_has_every_event() -> None:
+    section = PAGES[SERVICES].read_text(encoding="utf-8").partition("\n## All events\n")[2]
+    listed: list[str] = re.findall(r"^\| `([a-z_.]+)` \|", section, flags=re.MULTILINE)
+    assert len(listed) == len(set(listed))
+    assert set(listed) == events_of_the_code()
+
+
+# --- variables ---
+
+
+def test_variables_named_in_a_page_exist(page: Path) -> None:
+    named = set(VARIABLE.findall(page.read_text(encoding="utf-8")))
+    assert {name.removesuffix("_FILE") for name in named} <= VARIABLES.keys() | of_compose()
+
+
+def of_compose() -> set[str]:
+    """What compose.yaml takes from .env, the worker's variables and a few of its own."""
+    text = (ROOT / ".env.example").read_text(encoding="utf-8")
+    return set(re.findall(r"^(\w+)=", text, flags=re.MULTILINE))
