@@ -1,0 +1,153 @@
+"""Postgres away: nothing is acknowledged before it is committed, and the worker goes on by itself."""
+
+import signal
+from collections.abc import Callable
+
+import anyio
+import pytest
+from anyio import to_thread
+
+from scripts.replay.synthetic import synthetic_orders
+from tests.isolation import Place, isolated
+from tests.orders import orders
+from tests.record import Tally, check, settled, until
+from tests.servers import Servers
+from tests.workers import Workers, drain, impatient, working
+from worker.embedded import PostgresServer
+
+pytestmark = pytest.mark.anyio
+
+TRAFFIC = list(synthetic_orders(200, 60, seed=9))
+EXPECTED = Tally(200, 60)
+Step = Callable[[PostgresServer], None]
+
+FAULTS = {
+    "stopped": (PostgresServer.stop, PostgresServer.start),
+    "killed": (PostgresServer.kill, PostgresServer.start),
+    "hung": (PostgresServer.pause, PostgresServer.resume),
+}
+faults = pytest.mark.parametrize(("down", "up"), FAULTS.values(), ids=FAULTS)
+
+
+@faults
+async def test_nothing_is_lost_or_doubled_while_postgres_is_away(
+    clean_servers: Servers, own_postgres: PostgresServer, down: Step, up: Step
+) -> None:
+    async with isolated(
+        clean_servers, database_url=own_postgres.url, WORKER_BATCH_SIZE="9"
+    ) as place:
+        await place.publish(TRAFFIC[:150])
+        async with working(impatient(place)) as events:
+            await until(lambda: place.fetch("SELECT FROM outcomes"))
+            await to_thread.run_sync(down, own_postgres)
+            await place.publish(TRAFFIC[150:])
+            await events.wait_for("dependency.lost", dependency="postgres")
+            await to_thread.run_sync(up, own_postgres)
+            await settled(place)
+        assert await check(place, in_order=False) == EXPECTED
+
+
+@faults
+async def test_nothing_is_acknowledged_while_postgres_is_away(
+    clean_servers: Servers, own_postgres: PostgresServer, down: Step, up: Step
+) -> None:
+    async with isolated(clean_servers, database_url=own_postgres.url) as place:
+        async with working(impatient(place)) as events:
+            await place.publish(orders(range(3)))
+            await settled(place)
+            await to_thread.run_sync(down, own_postgres)
+            await place.publish(orders(range(3, 10)))
+            await events.wait_for("dependency.lost", dependency="postgres")
+            await until(lambda: pending(place, 7))
+            await to_thread.run_sync(up, own_postgres)
+            await settled(place)
+        assert await check(place, in_order=False) == Tally(10)
+
+
+async def pending(place: Place, count: int) -> bool:
+    return await place.pending() == count
+
+
+@faults
+async def test_a_worker_killed_while_postgres_is_away_leaves_all_to_the_next(
+    clean_servers: Servers, own_postgres: PostgresServer, workers: Workers, down: Step, up: Step
+) -> None:
+    async with isolated(clean_servers, database_url=own_postgres.url) as place:
+        same = impatient(place).having(WORKER_CONSUMER="same", WORKER_BATCH_SIZE="9")
+        worker = await workers.start(same)
+        await worker.logged("worker.ready")
+        await place.publish(TRAFFIC)
+        await until(lambda: place.fetch("SELECT FROM outcomes"))
+        await to_thread.run_sync(down, own_postgres)
+        await worker.logged("dependency.lost")
+        worker.signal(signal.SIGKILL)
+        await worker.ended()
+        await to_thread.run_sync(up, own_postgres)
+        await drain(same)
+        assert await check(place, in_order=False) == EXPECTED
+
+
+async def test_a_postgres_that_is_away_at_the_start_is_waited_for(
+    clean_servers: Servers, own_postgres: PostgresServer
+) -> None:
+    async with isolated(clean_servers, database_url=own_postgres.url) as place:
+        await place.publish(TRAFFIC)
+        await to_thread.run_sync(own_postgres.stop)
+        async with working(place) as events:
+            await events.wait_for("dependency.lost", dependency="postgres")
+            await to_thread.run_sync(own_postgres.start)
+            await settled(place)
+        assert await check(place) == EXPECTED
+
+
+@pytest.mark.parametrize("scope", ["SYSTEM", "DATABASE tbot_dev"])
+async def test_a_read_only_postgres_is_waited_for_until_it_takes_writes(
+    clean_servers: Servers, own_postgres: PostgresServer, scope: str
+) -> None:
+    """What a worker meets after a failover: the server that it is connected to is a replica now."""
+    async with isolated(clean_servers, database_url=own_postgres.url) as place:
+        async with working(place) as events:
+            await place.publish(TRAFFIC[:100])
+            await settled(place)
+            await alter(place, f"ALTER {scope} SET default_transaction_read_only = on")
+            await place.publish(TRAFFIC[100:])
+            await events.wait_for("dependency.lost", dependency="postgres")
+            await alter(place, f"ALTER {scope} RESET default_transaction_read_only")
+            await settled(place)
+        assert await check(place, in_order=False) == EXPECTED
+
+
+async def alter(place: Place, statement: str) -> None:
+    """Change the server and end every other session, for a database's setting is read at its start."""
+    async with place.connected() as connection:
+        await connection.execute("SET default_transaction_read_only = off")
+        await connection.execute(statement)
+        await connection.execute("SELECT pg_reload_conf()")
+        await connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'ordergate'"
+        )
+
+
+async def test_connections_that_are_cut_again_and_again_lose_nothing(place: Place) -> None:
+    place = place.having(WORKER_BATCH_SIZE="3")
+    await place.publish(TRAFFIC)
+    async with working(place):
+        for _ in range(20):
+            await place.postgres.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE application_name = 'ordergate' AND query LIKE '%record_outcomes%'"
+            )
+            await anyio.sleep(0.01)
+        await settled(place)
+    assert await check(place) == EXPECTED
+
+
+async def test_a_locked_table_is_waited_for_within_the_bound_and_nothing_doubles(
+    place: Place,
+) -> None:
+    async with working(impatient(place)) as events:
+        async with place.orders_locked():
+            await place.publish(TRAFFIC)
+            await events.wait_for("dependency.lost", dependency="postgres")
+        await settled(place)
+    assert await check(place, in_order=False) == EXPECTED

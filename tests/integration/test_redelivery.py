@@ -1,0 +1,330 @@
+"""Entries that come again: each keeps its outcome, nothing is counted twice and nothing changes."""
+
+import signal
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import anyio
+import pytest
+from redis.exceptions import ResponseError
+
+from scripts.replay.synthetic import synthetic_orders
+from tests.isolation import Place
+from tests.orders import ids, order
+from tests.record import (
+    Tally,
+    check,
+    claim_key,
+    dead_letters,
+    everything,
+    read_entries,
+    settled,
+    until,
+)
+from tests.workers import Workers, drain, impatient, working
+from worker.claims import Claims
+from worker.order import Order, parse
+
+pytestmark = pytest.mark.anyio
+
+MALFORMED = {"order_id": "A-1", "side": "hold"}
+TRAFFIC = [*synthetic_orders(60, 25, seed=3), MALFORMED]
+EXPECTED = Tally(60, 25, 1)
+Loss = Callable[[Place], Awaitable[object]]
+
+
+async def group_set_back(place: Place) -> None:
+    await place.redis.xgroup_setid(place.stream, place.settings.group, "0")
+
+
+async def claims_flushed(place: Place) -> None:
+    await place.forget_claims()
+    await group_set_back(place)
+
+
+async def group_destroyed(place: Place) -> None:
+    await place.redis.xgroup_destroy(place.stream, place.settings.group)
+
+
+async def redis_emptied_and_entries_published_again(place: Place) -> None:
+    entries = await read_entries(place)
+    await place.redis.flushdb()
+    for entry_id, words in entries.items():
+        await place.command("XADD", place.stream, entry_id, *words)
+
+
+LOSSES = [
+    group_set_back,
+    claims_flushed,
+    group_destroyed,
+    redis_emptied_and_entries_published_again,
+]
+
+
+@pytest.mark.parametrize("lose", LOSSES)
+async def test_acknowledged_entries_that_come_again_change_nothing(
+    place: Place, lose: Loss
+) -> None:
+    await place.publish(TRAFFIC)
+    await drain(place)
+    before = await everything(place)
+    for _ in range(2):
+        await lose(place)
+        await drain(place.having(WORKER_BATCH_SIZE="17"), workers=2)
+        assert await everything(place) == before
+    await place.publish([order(1)])
+    await drain(place)
+    assert len(await place.fetch("SELECT FROM outcomes")) == len(TRAFFIC) + 1
+
+
+@pytest.mark.parametrize("lose", LOSSES)
+async def test_a_running_worker_that_loses_redis_state_changes_nothing(
+    place: Place, lose: Loss
+) -> None:
+    await place.publish(TRAFFIC)
+    async with working(place):
+        await settled(place)
+        before = await everything(place)
+        await lose(place)
+        await place.publish([order(1)])
+        await settled(place)
+    after = await everything(place)
+    assert after["duplicates"] == before["duplicates"]
+    assert after["rejections"] == before["rejections"]
+    assert [row for row in after["orders"] if row in before["orders"]] == before["orders"]
+    assert len(after["orders"]) == len(before["orders"]) + 1
+    assert len(after["points"]) == len(before["points"]) + 1
+
+
+async def test_a_rejection_that_comes_again_has_one_dead_letter(place: Place) -> None:
+    await place.publish([MALFORMED])
+    await drain(place)
+    await group_set_back(place)
+    await drain(place)
+    assert len(await dead_letters(place)) == 1
+
+
+async def test_a_group_destroyed_under_load_loses_no_order(place: Place) -> None:
+    place = place.having(WORKER_BATCH_SIZE="5")
+    async with working(place):
+        for part in range(0, 80, 8):
+            await place.publish(TRAFFIC[part : part + 8])
+            await group_destroyed(place)
+        await place.publish(TRAFFIC[80:])
+        await settled(place)
+    assert await check(place) == EXPECTED
+
+
+async def test_a_stream_deleted_under_a_running_worker_is_read_when_it_is_back(
+    place: Place,
+) -> None:
+    async with working(place):
+        await place.publish([order(1)])
+        await settled(place)
+        await place.redis.delete(place.stream)
+        await place.publish([order(2)])
+        await settled(place)
+    assert len(await place.fetch("SELECT FROM orders")) == 2
+
+
+async def read_and_leave(place: Place, consumer: str, count: int) -> list[str]:
+    """Read entries as a consumer that dies before it acknowledges any."""
+    group = place.settings.group
+    with suppress(ResponseError):  # it is there
+        await place.redis.xgroup_create(place.stream, group, "0", mkstream=True)
+    reply = await place.command(
+        "XREADGROUP", "GROUP", group, consumer, "COUNT", count, "STREAMS", place.stream, ">"
+    )
+    return [entry[0] for entry in reply[0][1]]
+
+
+async def test_a_worker_of_the_same_name_begins_with_what_it_left(place: Place) -> None:
+    await place.publish(TRAFFIC)
+    left = await read_and_leave(place, "drain-0", 30)
+    await drain(place, within_s=10)  # and does not wait until they are idle for long enough
+    assert len(left) == 30
+    assert await check(place) == EXPECTED
+
+
+async def test_a_dead_consumers_entries_are_taken_over_while_new_ones_keep_coming(
+    place: Place,
+) -> None:
+    await place.publish(TRAFFIC[:40])
+    await read_and_leave(place, "dead", 40)
+    async with working(impatient(place)):
+        sent = 40
+        with anyio.fail_after(10):  # idle time, a quarter of it until the next look, and the batch
+            while len(await place.fetch("SELECT FROM outcomes")) < max(sent, 41):
+                if sent < len(TRAFFIC):
+                    await place.publish(TRAFFIC[sent : sent + 1])
+                    sent += 1
+                await anyio.sleep(0.02)
+        await place.publish(TRAFFIC[sent:])
+        await settled(place)
+    assert (await check(place, in_order=False)).rejected == 1
+
+
+async def test_a_draining_worker_waits_for_what_a_dead_consumer_holds(place: Place) -> None:
+    await place.publish(TRAFFIC)
+    await read_and_leave(place, "dead", 30)
+    await drain(impatient(place), workers=2)
+    assert await check(place, in_order=False) == EXPECTED
+
+
+async def test_what_a_live_worker_holds_is_not_taken_over(place: Place) -> None:
+    """The bound of its calls is below the idle time, and settings that break this are refused."""
+    await place.publish(TRAFFIC)
+    held = await read_and_leave(place, "alive", 30)
+    async with working(impatient(place)):
+        await until(lambda: others_on_record(place, held))
+        assert not await place.fetch("SELECT FROM outcomes WHERE entry_id = ANY($1)", held)
+
+
+async def others_on_record(place: Place, held: list[str]) -> bool:
+    rows = await place.fetch("SELECT FROM outcomes WHERE entry_id <> ALL($1)", held)
+    return len(rows) == len(TRAFFIC) - len(held)
+
+
+@pytest.mark.parametrize("consumer", ["drain-0", "dead"])
+@pytest.mark.parametrize("how", ["trimmed", "deleted"])
+async def test_a_pending_entry_that_is_gone_from_the_stream_is_rejected_as_trimmed(
+    place: Place, consumer: str, how: str
+) -> None:
+    place = impatient(place)
+    sent = await place.publish([order(n) for n in range(6)])
+    await read_and_leave(place, consumer, 3)
+    if how == "trimmed":
+        await place.command("XTRIM", place.stream, "MINID", sent[2])
+    else:
+        await place.redis.xdel(place.stream, sent[0], sent[1])
+    await drain(place)
+    rows = await place.fetch("SELECT entry_id, outcome, code FROM outcomes ORDER BY entry_id")
+    assert [(row["entry_id"], row["outcome"], row["code"]) for row in rows] == [
+        *((id_, "rejected", "trimmed") for id_ in sent[:2]),
+        *((id_, "accepted", None) for id_ in sent[2:]),
+    ]
+    assert len(await dead_letters(place)) == 2
+
+
+async def test_a_trimmed_entry_that_is_on_record_keeps_its_outcome(place: Place) -> None:
+    await place.publish([order(1), order(1), order(2)])
+    await drain(place)
+    before = await everything(place)
+    await group_set_back(place)
+    await read_and_leave(place, "drain-0", 3)
+    await place.command("XTRIM", place.stream, "MAXLEN", 0)
+    await drain(place)
+    assert await everything(place) == before
+    assert await dead_letters(place) == []
+
+
+def content_hash(fields: dict[str, str]) -> bytes:
+    parsed = parse([word for pair in fields.items() for word in pair])
+    assert isinstance(parsed, Order)
+    return parsed.content_hash
+
+
+async def claim(place: Place, fields: dict[str, str], value: str | bytes) -> None:
+    await place.redis.set(claim_key(place, content_hash(fields)), value, ex=600)
+
+
+async def test_a_claim_left_by_a_dead_worker_does_not_lose_the_order(place: Place) -> None:
+    await claim(place, order(1), "held 0123456789abcdef")
+    await place.publish([order(1), order(1), order(2)])
+    await drain(place)
+    assert await check(place) == Tally(2, 1)
+
+
+@pytest.mark.parametrize("value", ["stored 1-1", "stored 1767225600000-0"])
+async def test_an_order_whose_claim_says_stored_and_that_postgres_lacks_is_accepted(
+    place: Place, value: str
+) -> None:
+    at = ids(5_000, 6_000, 7_000)
+    await claim(place, order(1), value)
+    await place.publish([order(1), order(1), order(2)], at)
+    await drain(place)
+    assert await check(place) == Tally(2, 1)
+
+
+async def test_a_claim_that_names_the_wrong_original_does_not_mislead(place: Place) -> None:
+    at = ids(0, 1_000, 2_000, 3_000)
+    await place.publish([order(1), order(2)], at[:2])
+    await drain(place)
+    await claim(place, order(2), f"stored {at[0]}")
+    await claim(place, order(1), f"stored {at[2]}")
+    await place.publish([order(1), order(2)], at[2:])
+    await drain(place)
+    assert await check(place) == Tally(2, 2)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"", b"stored", b"stored ", b"stored x", b"stored 1-2-3", b"held", b"x" * 1000, b"\xff\0"],
+)
+async def test_a_claim_that_is_garbage_does_not_mislead(place: Place, value: bytes) -> None:
+    await claim(place, order(1), value)
+    await place.publish([order(1), order(1)])
+    await drain(place)
+    assert await check(place) == Tally(1, 1)
+
+
+async def test_a_claim_of_the_wrong_kind_does_not_stop_the_worker(place: Place) -> None:
+    key = claim_key(place, content_hash(order(1)))
+    await place.command("HSET", key, "a", "b")
+    await place.publish([order(1), order(2), order(1)])
+    await drain(place)
+    assert await check(place, claims=False) == Tally(2, 1)
+
+
+async def test_a_worker_that_claims_again_after_a_lost_reply_knows_its_claim(
+    place: Place,
+) -> None:
+    settings = place.settings
+    claims = Claims(
+        settings.redis_address,
+        settings.claims_address,
+        place.stream,
+        settings.group,
+        "token",
+        window_ms=60_000,
+        timeout_ms=2_000,
+    )
+    hashes = [content_hash(order(1)), content_hash(order(2))]
+    try:
+        assert await claims.claim(hashes) == await claims.claim(hashes)
+    finally:
+        await claims.aclose()
+
+
+@pytest.mark.parametrize("numbers", [range(2, 3), range(2, 4)])
+async def test_an_id_given_again_to_another_order_loses_neither(
+    place: Place, numbers: range
+) -> None:
+    """A Redis that lost its data gives ids anew; Postgres still holds the first order of that id."""
+    at = ids(0, 1)
+    await place.publish([order(0), order(1)], at)
+    await drain(place)
+    await place.redis.flushdb()
+    await place.publish([order(n) for n in numbers], at[: len(numbers)])
+    await drain(place)
+    rows = await place.fetch("SELECT entry_id FROM orders ORDER BY quantity")
+    assert [row["entry_id"] for row in rows] == [*at, *at[: len(numbers)]]
+
+
+async def test_a_killed_worker_process_leaves_all_to_the_next(
+    place: Place, workers: Workers
+) -> None:
+    sent = list(synthetic_orders(3000, 600, seed=11))
+    place = place.having(WORKER_BATCH_SIZE="50", WORKER_CONSUMER="same")
+    await place.publish(sent)
+    for kills in range(1, 5):
+        worker = await workers.start(place)
+        await until(lambda more=kills * 500: recorded(place, more), every_s=0.005)
+        worker.signal(signal.SIGKILL)
+        assert await worker.ended() == -9
+    await drain(place)
+    assert await check(place, in_order=False) == Tally(3000, 600)
+
+
+async def recorded(place: Place, count: int) -> bool:
+    return len(await place.fetch("SELECT FROM outcomes")) >= count

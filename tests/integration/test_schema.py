@@ -1,0 +1,105 @@
+"""The schema: made and brought up to date by `migrate`, and checked by the worker at its start."""
+
+from importlib.resources import files
+
+import pytest
+
+from tests.isolation import Place
+from tests.workers import Workers
+from worker.ledger import queries
+
+pytestmark = pytest.mark.anyio
+
+STATEMENTS = {
+    f"{path.name}:{name}": sql
+    for path in (files("worker") / "sql").iterdir()
+    for name, sql in queries(path.name.removesuffix(".sql")).items()
+}
+
+
+@pytest.fixture
+async def fresh(place: Place) -> Place:
+    """A place whose schema is not there yet."""
+    await place.postgres.execute(f"DROP SCHEMA {place.schema} CASCADE")
+    return place
+
+
+@pytest.mark.parametrize("statement", STATEMENTS.values(), ids=STATEMENTS)
+async def test_every_query_prepares_on_the_migrated_schema(place: Place, statement: str) -> None:
+    async with place.connected() as connection:
+        await connection.prepare(statement)
+
+
+def test_there_are_queries() -> None:
+    assert STATEMENTS
+
+
+async def test_migrate_makes_a_fresh_schema_and_a_second_time_does_nothing(
+    fresh: Place, workers: Workers
+) -> None:
+    first, second = [await migrated(fresh, workers) for _ in range(2)]
+    assert first.splitlines()[0].startswith("applied 0001_")
+    for output in (first, second):
+        assert output.splitlines()[-1] == f"schema {fresh.schema} is up to date"
+    assert "applied" not in second
+    assert await fresh.fetch("SELECT * FROM outcomes") == []
+
+
+async def migrated(place: Place, workers: Workers) -> str:
+    worker = await workers.start(place, "migrate")
+    assert await worker.ended() == 0
+    return worker.output
+
+
+async def test_of_migrators_at_once_one_applies_and_all_succeed(
+    fresh: Place, workers: Workers
+) -> None:
+    started = [await workers.start(fresh, "migrate") for _ in range(3)]
+    assert [await worker.ended() for worker in started] == [0, 0, 0]
+    assert sum("applied 0001_" in worker.output for worker in started) == 1
+
+
+async def test_a_worker_refuses_a_schema_that_is_not_there(fresh: Place, workers: Workers) -> None:
+    await refused(fresh, workers, "older than this worker", "python -m worker migrate")
+
+
+async def test_a_worker_refuses_an_older_schema(place: Place, workers: Workers) -> None:
+    await place.postgres.execute("DELETE FROM schema_migrations")
+    await refused(place, workers, "older than this worker", "python -m worker migrate")
+
+
+@pytest.mark.parametrize("command", [[], ["migrate"]])
+async def test_a_newer_schema_is_refused(
+    place: Place, workers: Workers, command: list[str]
+) -> None:
+    await place.postgres.execute(
+        "INSERT INTO schema_migrations (version, name) VALUES (9999, 'of_the_future')"
+    )
+    await refused(place, workers, "newer", "update the worker", command=command)
+
+
+async def refused(
+    place: Place, workers: Workers, *sentence: str, command: list[str] | None = None
+) -> None:
+    worker = await workers.start(place, *(command or []))
+    assert await worker.ended() == 2
+    last = worker.log.splitlines()[-1]
+    assert last.startswith("ordergate: ")
+    for part in sentence:
+        assert part in last
+    assert "Traceback" not in worker.log
+    groups = await place.redis.exists(place.stream)
+    assert groups == 0  # nothing was started
+
+
+async def test_an_amount_is_kept_to_the_last_digit_and_notional_is_exact(place: Place) -> None:
+    row, *_ = await place.fetch(
+        "INSERT INTO orders (content_hash, generation, stream, entry_id, entry_at, order_id, symbol,"
+        " side, type, quantity, price, time_in_force, recorded_at) VALUES (sha256('x'), 0, 's', '1-1',"
+        " now(), 'o', 'S', 'buy', 'limit', 0.1234567890123456789012345678, 3.0, 'gtc', now())"
+        " RETURNING quantity::text, notional::text"
+    )
+    assert row == {
+        "quantity": "0.1234567890123456789012345678",
+        "notional": "0.37037036703703703670370370340",
+    }
