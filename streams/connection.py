@@ -42,7 +42,7 @@ NOT_NOW = (
 
 
 #: Where Redis 6.2 puts the code of an error that ended a script.
-WITHIN_SCRIPT = re.compile(r"@user_script: ?\d+: (\w+)")
+WITHIN_SCRIPT = re.compile(r"@user_script: ?\d+: -?(\w+)")
 
 
 class RedisUnavailable(Exception):

@@ -20,7 +20,7 @@ LOGGED_EVENT = re.compile(r'"event": ?"([^"]+)"')
 VARIABLE = re.compile(r"\b(?:(?:WORKER|REDIS|DATABASE|INFLUXDB)_[A-Z][A-Z_]*|[A-Z][A-Z_]*_URL)\b")
 
 #: Quoted words with a dot that are files, not events.
-FILE_SUFFIXES = set("conf csv env json lock log lp lua md py sql toml yaml".split())
+FILE = re.compile(r"\w+\.(conf|csv|env|json|lock|log|lp|lua|md|py|sql|toml|yaml)")
 
 
 @pytest.fixture(params=PAGES, ids=str)
@@ -95,7 +95,7 @@ def quoted_events(page: Path) -> set[str]:
 
 
 def is_file(word: str) -> bool:
-    return word.partition(".")[2] in FILE_SUFFIXES or any(ROOT.glob(f"{word.replace('.', '/')}.py"))
+    return bool(FILE.fullmatch(word)) or any(ROOT.glob(f"{word.replace('.', '/')}.py"))
 
 
 def test_events_named_in_a_page_are_those_of_the_code(page: Path) -> None:
