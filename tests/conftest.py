@@ -17,6 +17,8 @@ from tests.servers import Log, Servers, ServerUnavailable
 from tests.workers import Workers
 from worker.embedded import PostgresServer, RedisServer
 
+pytest.register_assert_rewrite("tests.record")  # so that its assertions tell what they found
+
 LOG_LINES = 20
 ALL_LINES = 1_000_000
 

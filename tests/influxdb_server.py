@@ -225,7 +225,7 @@ class InfluxServer:
         for series in self._influxql(influxql, bucket).get("series", []):
             tags: dict[str, object] = series.get("tags", {})
             columns: list[str] = series["columns"]
-            rows += [tags | dict(zip(columns, row, strict=True)) for row in series["values"]]
+            rows += [tags | dict(zip(columns, row, strict=True)) for row in series.get("values", [])]
         return rows
 
     def _signal(self, number: signal.Signals) -> None:

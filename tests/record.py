@@ -261,7 +261,12 @@ async def check_points(place: Place, refused: frozenset[str] = frozenset()) -> N
         actual[key] = {name: value for name, value in point.items() if value is not None}
     rows = await place.fetch(POINTS_EXPECTED)
     expected = {row["entry_id"]: _point(row) for row in rows if row["entry_id"] not in refused}
-    assert actual == expected
+    differing = {
+        key: (actual.get(key), expected.get(key))
+        for key in actual.keys() | expected.keys()
+        if actual.get(key) != expected.get(key)
+    }
+    assert differing == {}, "points as they are and as they should be"
 
 
 POINTS_EXPECTED = """

@@ -13,6 +13,7 @@ from importlib.resources import files
 from itertools import chain
 from typing import Any, NamedTuple, cast
 
+import anyio
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
@@ -32,6 +33,8 @@ ROW_REFUSED = {"22", "23", "54"}
 #: SQLSTATEs that only the operator mends: authorization, no such database, a right that is missing.
 REFUSED = ("28", "3D", "42501")
 ENTRY_MS_MAX = 2**63 - 1  #: a bigint; Postgres keeps rejections beyond the year 2262 as infinity
+
+CLOSE_S_MAX = 0.5  #: seconds for connections to close as they should
 
 Connection = PoolConnectionProxy
 
@@ -76,6 +79,10 @@ def postgres_errors() -> Generator[None]:
         raise PostgresUnavailable(f"{type(error).__name__}: {error}") from error
 
 
+async def _nothing_to_reset(_connection: object) -> None:
+    """Stand for asyncpg's reset, a round trip after every batch: we leave no state in a session."""
+
+
 class Refused(NamedTuple):
     """A point that InfluxDB will never take, and what it said."""
 
@@ -106,6 +113,7 @@ class Ledger:
             max_size=connections_max,
             timeout=self._timeout_s,
             command_timeout=self._timeout_s,
+            reset=_nothing_to_reset,
             server_settings={
                 "search_path": schema,
                 "application_name": "ordergate",
@@ -118,7 +126,10 @@ class Ledger:
         self._schema = schema
 
     async def aclose(self) -> None:
-        """Close all connections, without waiting for a server that does not answer."""
+        """Close all connections; those of a server that does not answer are dropped after a moment."""
+        with anyio.move_on_after(CLOSE_S_MAX, shield=True):
+            await self._pool
+            await self._pool.close()
         self._pool.terminate()
 
     @asynccontextmanager
