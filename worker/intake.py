@@ -58,16 +58,8 @@ class Intake:
 
     async def run(self) -> None:
         """Read until stopped, or drained. Waits for servers that are away."""
-        await self.ensure_group()
         while not await self._session():
-            if not self._stopping:
-                await self._io.servers.redis.pause()
-            await self.ensure_group()
-
-    async def ensure_group(self) -> None:
-        """Make the stream's group where it is missing."""
-        if await self._io.servers.redis.insist(self.group.create, RedisUnavailable):
-            log.info("group.created", stream=self.group.stream, group=self.group.name)
+            await self._io.servers.redis.pause()
 
     async def _session(self) -> bool:
         """Read until stopped, drained, or the first error; says whether all is done."""
@@ -76,10 +68,11 @@ class Intake:
             with anyio.CancelScope() as self._reading:
                 done = not self._stopping and await self._guarded(self._read_on, batches)
         if self._stopping:
-            # A read that was called off may have been answered: those entries are ours and unseen.
+            # A read that was called off may have been answered: those entries are ours and unseen. If
+            # Redis is away now, they stay pending for the next worker.
             async with anyio.create_task_group() as batches:
-                done = await self._guarded(self._read_own, batches)
-        return done
+                await self._guarded(self._read_own, batches)
+        return done or self._stopping
 
     async def _guarded(
         self, read: Callable[[TaskGroup], Awaitable[None]], batches: TaskGroup
@@ -94,11 +87,14 @@ class Intake:
         except GroupLost as error:
             redis.failed(error)  # errors must not spin: BLOCK does not apply to them
             return False
-        redis.worked()
         return True
 
     async def _read_on(self, batches: TaskGroup) -> None:
-        await self._read_own(batches)
+        try:
+            await self._read_own(batches)
+        except GroupLost:  # asked only now: a Redis whose memory is full would not even say it exists
+            if await self.group.create():
+                log.info("group.created", stream=self.group.stream, group=self.group.name)
         while True:
             if anyio.current_time() >= self._takeover_at:
                 await self._take_over(batches)
@@ -146,6 +142,7 @@ class Intake:
         entries: list[Entry] = []
         try:
             entries = await read()
+            self._io.servers.redis.worked()
         finally:
             if not entries:
                 self._slots.release()

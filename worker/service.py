@@ -5,13 +5,13 @@ Stopping has two steps. First nothing more is read, and what is under way is fin
 """
 
 import signal
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from uuid import uuid4
 
 import anyio
 import structlog
-from anyio.abc import TaskGroup
+from anyio.abc import TaskStatus
 
 from streams.connection import GroupLost, RedisUnavailable
 from worker.batch import Connections, Servers
@@ -29,7 +29,7 @@ QUIET_CONSUMER_MS = (
     3_600_000  #: a consumer that holds nothing and was not seen for an hour is removed
 )
 
-FINISH_S_MAX = 10.0  #: seconds for points still owed at the end; others drain the rest
+FINISH_S_MAX = 10.0  #: seconds to pay points still owed and to leave the groups
 
 log = structlog.stdlib.get_logger("worker")
 
@@ -39,22 +39,58 @@ async def serve(settings: Settings, *, drain: bool = False) -> None:
 
     :raises SchemaMismatch: nothing was read
     """
-    async with _open(settings, drain=drain) as (intakes, points):
+    intakes: list[Intake] = []
+    serving = anyio.CancelScope()
+
+    def stop(name: str) -> None:
+        log.info("worker.stopping", signal=name, bound_ms=settings.shutdown_timeout_ms)
+        for intake in intakes:
+            intake.stop()
+        bound_s = (
+            settings.shutdown_timeout_ms / 1000 if intakes else 0
+        )  # before them, nothing is held
+        serving.deadline = anyio.current_time() + bound_s
+
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(_watch_signals, stop, serving.cancel, name="signals")
+        with serving:
+            await _serve(settings, intakes, serving, drain=drain)
+        tasks.cancel_scope.cancel()
+    log.info("worker.stopped")
+
+
+async def _watch_signals(
+    stop: Callable[[str], None], abandon: Callable[[], None], *, task_status: TaskStatus[None]
+) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        stop((await anext(signals)).name)
+        await anext(signals)  # a second one: at once
+        abandon()
+
+
+async def _serve(
+    settings: Settings, intakes: list[Intake], serving: anyio.CancelScope, *, drain: bool
+) -> None:
+    async with _open(settings, intakes, drain=drain) as points:
         async with anyio.create_task_group() as background:
             background.start_soon(points.drain_forever, name="drain points")
             for intake in intakes:
                 background.start_soon(_upkeep, intake, name=f"upkeep {intake.group.stream}")
             log.info("worker.ready", streams=settings.streams, consumer=settings.consumer)
-            await _run(intakes, settings)
+            async with anyio.create_task_group() as reading:
+                for intake in intakes:
+                    reading.start_soon(intake.run, name=f"intake {intake.group.stream}")
             background.cancel_scope.cancel()
+        serving.deadline = anyio.current_time() + FINISH_S_MAX
         await _finish(intakes, points)
-    log.info("worker.stopped")
 
 
 @asynccontextmanager
 async def _open(
-    settings: Settings, *, drain: bool
-) -> AsyncGenerator[tuple[list[Intake], PointWriter]]:
+    settings: Settings, intakes: list[Intake], *, drain: bool
+) -> AsyncGenerator[PointWriter]:
+    """Connect, check the schema, and add an intake for each stream to `intakes`."""
     servers = Servers(
         Dependency("redis"), Dependency("claims"), Dependency("postgres"), Dependency("influxdb")
     )
@@ -72,7 +108,6 @@ async def _open(
         )
         points = PointWriter(sink_of(settings), ledger, servers.influxdb, servers.postgres)
         stack.push_async_callback(points.aclose)
-        intakes: list[Intake] = []
         for stream in settings.streams:
             claims = Claims(
                 settings.redis_address,
@@ -89,28 +124,7 @@ async def _open(
             )
             stack.push_async_callback(intake.group.aclose)
             intakes.append(intake)
-        yield intakes, points
-
-
-async def _run(intakes: list[Intake], settings: Settings) -> None:
-    """Read all streams until they end by themselves or a signal comes."""
-    async with anyio.create_task_group() as outer:
-        async with anyio.create_task_group() as reading:
-            outer.start_soon(_watch_signals, reading, intakes, settings, name="signals")
-            for intake in intakes:
-                reading.start_soon(intake.run, name=f"intake {intake.group.stream}")
-        outer.cancel_scope.cancel()
-
-
-async def _watch_signals(reading: TaskGroup, intakes: list[Intake], settings: Settings) -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        name = (await anext(signals)).name
-        log.info("worker.stopping", signal=name, bound_ms=settings.shutdown_timeout_ms)
-        for intake in intakes:
-            intake.stop()
-        reading.cancel_scope.deadline = anyio.current_time() + settings.shutdown_timeout_ms / 1000
-        await anext(signals)  # a second one: at once
-        reading.cancel_scope.cancel()
+        yield points
 
 
 async def _upkeep(intake: Intake) -> None:
@@ -128,9 +142,8 @@ async def _upkeep(intake: Intake) -> None:
 async def _finish(intakes: list[Intake], points: PointWriter) -> None:
     """Pay what can be paid at once and leave the groups; whatever fails is done by the next worker."""
     try:
-        with anyio.move_on_after(FINISH_S_MAX):
-            while not points.owe and await points.drain():
-                pass
+        while not points.owe and await points.drain():
+            pass
         for intake in intakes:
             await intake.group.leave()
     except (InfluxUnavailable, RedisUnavailable, GroupLost, PostgresUnavailable) as error:
