@@ -35,7 +35,7 @@ async def test_orders_flow_while_influxdb_is_away_and_their_points_follow(
 ) -> None:
     async with isolated(clean_servers, influx=own_influx, WORKER_BATCH_SIZE="20") as place:
         await place.publish(TRAFFIC[:100])
-        async with working(impatient(place)) as events:
+        async with working(place.having(WORKER_POINTS_TIMEOUT="500ms")) as events:
             await settled(place)
             await to_thread.run_sync(down, own_influx)
             await place.publish(TRAFFIC[100:])

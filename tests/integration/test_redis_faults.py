@@ -108,7 +108,7 @@ async def test_a_redis_whose_memory_is_full_does_not_stop_a_worker_from_recordin
         if from_the_start:
             await place.publish(more)
             await place.redis.config_set("maxmemory", "1")
-        async with working(place) as events:
+        async with working(impatient(place)) as events:
             if not from_the_start:
                 await place.publish(more[:3])
                 await events.wait_for("batch.settled")
@@ -171,12 +171,13 @@ async def test_a_redis_that_goes_while_a_batch_waits_for_postgres_is_met_again(
     async with isolated(clean_servers, redis_url=own_redis.url) as place:
         async with working(place) as events:
             async with place.orders_locked():
-                await place.publish(TRAFFIC)
+                await place.publish(TRAFFIC[:3])  # one batch, so that another read is under way
                 await until(lambda: is_pending(place))
                 await to_thread.run_sync(own_redis.kill)
                 await to_thread.run_sync(own_redis.start)
                 await events.wait_for("dependency.lost", dependency="redis")
                 await anyio.sleep(0.5)
+            await place.publish(TRAFFIC[3:])
             await settled(place)
         assert await check(place, in_order=False) == EXPECTED
 

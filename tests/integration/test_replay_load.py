@@ -320,7 +320,7 @@ def test_embedded_needs_no_services(place: Place) -> None:
         ({"REDIS_URL": "redis://127.0.0.1:1"}, [], 1, "0 orders are in the stream"),
         ({"REDIS_URL": "ftp://x"}, [], 2, "REDIS_URL: "),
         ({"DATABASE_URL": "postgresql://127.0.0.1:1/x"}, ["--wait"], 1, "Postgres: "),
-        ({"DATABASE_URL": "x"}, ["--wait"], 1, "Postgres: invalid DSN"),
+        ({"DATABASE_URL": "x"}, ["--wait"], 2, "DATABASE_URL: must be a URL"),
         ({}, ["--wait"], 1, "has no view outcomes: run `python -m worker migrate`"),
         ({"WORKER_DEDUPE_WINDOW": "soon"}, [], 2, "WORKER_DEDUPE_WINDOW"),
         ({}, ["none.csv"], 2, "none.csv: No such file"),
