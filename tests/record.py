@@ -254,7 +254,7 @@ async def _check_rejections(place: Place, entries: Entries) -> None:
 
 async def check_points(place: Place, refused: frozenset[str] = frozenset()) -> None:
     """InfluxDB holds one point for each outcome, each value the one in Postgres, and no other point."""
-    actual = {}
+    actual: dict[str, dict[str, object]] = {}
     for point in await place.points():
         key = cast("str", point["entry_id"])
         assert key not in actual, f"two points for {key}"

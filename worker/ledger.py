@@ -34,7 +34,7 @@ ROW_REFUSED = {"22", "23", "54"}
 REFUSED = ("28", "3D", "42501")
 ENTRY_MS_MAX = 2**63 - 1  #: a bigint; Postgres keeps rejections beyond the year 2262 as infinity
 
-CLOSE_S_MAX = 0.5  #: seconds for connections to close as they should
+CLOSE_S_MAX = 0.25  #: seconds for connections to close as they should
 
 Connection = PoolConnectionProxy
 

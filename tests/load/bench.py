@@ -1,4 +1,4 @@
-"""Measure Ordergate on servers of its own: a backlog drained, orders one by one, and the hash.
+"""Measure Ordergate on servers of its own: a backlog drained, orders one by one, and what tests cost.
 
     make bench ARGS='--orders 100000 --duplicates 28600 --rounds 5'
 
@@ -19,7 +19,6 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from resource import RUSAGE_CHILDREN, getrusage
-from typing import NamedTuple
 
 import anyio
 from rich.console import Console
@@ -27,8 +26,8 @@ from rich.table import Table
 
 from scripts.replay.synthetic import synthetic_orders
 from streams.producer import Producer, connect
+from tests.load.infrastructure_bench import Figure, infrastructure_figures
 from worker.embedded import EmbeddedServices, embedded_services
-from worker.order import parse
 from worker.run import ledger_of
 from worker.settings import load
 
@@ -41,14 +40,6 @@ FROM outcomes
 COMMITTED = "SELECT true FROM orders WHERE stream = 'orders' AND entry_id = $1"
 READY_S_MAX = 30.0
 DRAIN_S_MAX = 600.0
-
-
-class Figure(NamedTuple):
-    """One figure of one round."""
-
-    name: str
-    unit: str
-    value: float
 
 
 def main() -> int:
@@ -84,7 +75,7 @@ def _round(options: argparse.Namespace) -> list[Figure]:
             figures = anyio.run(_backlog, services, options)
         with embedded_services(Path(directory) / "singles") as services:
             figures += anyio.run(_one_by_one, services, options)
-    return figures + _hashing()
+    return figures + infrastructure_figures()
 
 
 async def _backlog(services: EmbeddedServices, options: argparse.Namespace) -> list[Figure]:
@@ -164,17 +155,6 @@ def _worker(environment: dict[str, str]) -> Generator[None]:
     finally:
         process.terminate()
         process.wait(READY_S_MAX)
-
-
-def _hashing() -> list[Figure]:
-    """Parse, validate, canonicalise and hash synthetic orders, without any server."""
-    entries = [
-        [text for pair in order.items() for text in pair] for order in synthetic_orders(5000, 0, 3)
-    ]
-    started = time.perf_counter()
-    for fields in entries:
-        parse(fields)
-    return [Figure("content hash, parsing included", "µs", (time.perf_counter() - started) * 200)]
 
 
 def _environment(services: EmbeddedServices, options: argparse.Namespace) -> dict[str, str]:
