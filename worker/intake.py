@@ -92,7 +92,9 @@ class Intake:
     async def _read_on(self, batches: TaskGroup) -> None:
         try:
             await self._read_own(batches)
-        except GroupLost:  # asked only now: a Redis whose memory is full would not even say it exists
+        except (
+            GroupLost
+        ):  # asked only now: a Redis whose memory is full would not even say it exists
             if await self.group.create():
                 log.info("group.created", stream=self.group.stream, group=self.group.name)
         while True:

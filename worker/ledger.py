@@ -6,7 +6,12 @@ and one round trip: committed whole or not at all.
 
 import re
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    asynccontextmanager,
+    contextmanager,
+    suppress,
+)
 from dataclasses import dataclass, field
 from datetime import timedelta
 from importlib.resources import files
@@ -79,6 +84,18 @@ def postgres_errors() -> Generator[None]:
         raise PostgresUnavailable(f"{type(error).__name__}: {error}") from error
 
 
+def _is_closed(connection: Connection) -> bool:
+    try:
+        return connection.is_closed()
+    except asyncpg.InterfaceError:  # it was, and so the pool has taken it back
+        return True
+
+
+def _end(connection: Connection) -> None:
+    with suppress(asyncpg.InterfaceError):  # the pool has taken it back, for it is closed
+        connection.terminate()
+
+
 async def _nothing_to_reset(_connection: object) -> None:
     """Stand for asyncpg's reset, a round trip after every batch: we leave no state in a session."""
 
@@ -145,10 +162,10 @@ class Ledger:
                 try:
                     yield connection
                 except OSError:
-                    connection.terminate()
+                    _end(connection)
                     raise
                 except (asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-                    if not connection.is_closed():
+                    if not _is_closed(connection):
                         raise  # not the server: a bug of ours
                     raise PostgresUnavailable(str(error)) from error
                 except asyncpg.PostgresError as error:
