@@ -12,7 +12,7 @@ LOCK := .venv/bin/uv pip compile pyproject.toml --quiet --no-config --universal 
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench chaos lock clean set-up
+.PHONY: help demo test check bench chaos model lock clean set-up
 
 help: ## Say what there is
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -34,6 +34,9 @@ bench: set-up ## Measure throughput and latency
 
 chaos: set-up ## Run every failure test, the long ones too
 	$(PYTHON) -m pytest tests/chaos $(ARGS)
+
+model: ## Check the model of the protocol, with Spin (needs gcc)
+	scripts/check_model.sh
 
 lock: set-up ## Lock the versions that pyproject.toml allows
 	$(LOCK) --output-file requirements.lock

@@ -1,0 +1,304 @@
+/* The protocol of Ordergate as a model for the checker Spin. README.md beside this file says which function
+ * each step stands for, what is left out, and how to run it.
+ *
+ * Two workers take the entries of one stream through the steps claim, record, emit and settle. Between and
+ * within the steps anything may go wrong (FAULT), until it is calm: from then on nothing does. Checked are
+ * the assertions, each named after a promise, and, by the claim at the end, that calm always ends in an audit
+ * which finds everything recorded and acknowledged and nothing owed.
+ *
+ * Sizes, set with -D: ENTRIES, 3 or 4; FAULTS, how many at most, or not set for any number; BATCHES, where a
+ * worker may take all there is at once and not only one entry. Names of wrong protocols are set with -D too;
+ * JUDGE_AT_THE_END leaves them all but the audit, to see what a wrong step leads to.
+ */
+#ifndef ENTRIES
+#define ENTRIES 4
+#endif
+
+/* Entries by their place in the stream; sets of entries are bit masks. */
+#define ORIGINAL  1                             /* these two are one content, within one window */
+#define BAD       2                             /* no order */
+#define TWIN      4
+#define GOOD      8                             /* an order of its own */
+#define TWINS     (ORIGINAL | TWIN)
+#define ALL       ((1 << ENTRIES) - 1)
+#define behind(n) (ALL & ~((1 << (n)) - 1))     /* the entries behind the first n */
+
+/* Postgres. It forgets nothing. */
+byte accepted, duplicates, rejections;          /* the entries on record */
+byte owed;                                      /* the entries in point_backlog */
+#define on_record          (accepted | duplicates | rejections)
+#define original_of(entry) (accepted & ((entry & TWINS) -> TWINS : entry))
+
+/* InfluxDB. A point written again is the same point, so the model does not write again what is owed. */
+byte points;
+
+/* Redis. It may forget anything, or go back, at any moment. */
+byte delivered;                                 /* the group's position: the first so many entries */
+byte pending;                                   /* delivered and not acknowledged */
+byte claim;                                     /* of the twins' content: */
+#define NONE      0
+#define HELD      1                             /* by a worker, perhaps a dead one */
+#define STORED    8                             /* + the entry that is said to be the original */
+
+/* The workers: the entries in hand, and those of them that Redis said are repeats. */
+byte hand[2], known[2];
+
+/* A request whose sender gave up waiting. It may still take effect, or be lost. One at a time. */
+byte late_record, late_settle;
+
+bool calm, audited;
+#define done (delivered == ENTRIES && !pending && !hand[0] && !hand[1] && !owed)
+
+#ifdef FAULTS
+byte faults;
+#define FAULT(possible) (!calm && faults < FAULTS && (possible)) -> faults++
+#else
+#define FAULT(possible) (!calm && (possible))
+#endif
+
+#ifdef SKIP_POINT_OF_REDELIVERY
+byte fresh[2];                                  /* in hand, and recorded by this very worker */
+#endif
+#ifdef TRIM_IN_HAND
+byte trimmed, blank[2];                         /* gone from the stream; in hand without fields */
+#define without_fields(w) blank[w]
+#else
+#define without_fields(w) 0
+#endif
+
+/* Never set: they give a broken promise its name in what the checker prints. */
+hidden byte I1_no_order_is_missing, I2_no_content_is_accepted_twice, I3_every_entry_has_one_outcome;
+hidden byte I4_acknowledged_only_after_commit, I5_point_written_or_owed_before_acknowledgement;
+hidden byte a_duplicate_stands_beside_its_original;
+
+/* Some of a set: any one, or all. */
+inline pick(some, set)
+{
+    if
+    :: set & 1 -> some = 1
+    :: set & 2 -> some = 2
+    :: set & 4 -> some = 4
+    :: set & 8 -> some = 8
+#ifdef BATCHES
+    :: set & (set - 1) -> some = set
+#endif
+    fi
+}
+
+/* SET NX for the twins' content, and the decision. Won and held both end in an insert. */
+inline claim_and_decide(w)
+{
+    if
+    :: !(hand[w] & TWINS)
+    :: (hand[w] & TWINS) && claim == NONE -> claim = HELD
+    :: (hand[w] & TWINS) && claim == HELD ->
+#if defined(HELD_IS_DUPLICATE) || defined(NO_CONSTRAINT)
+        known[w] = hand[w] & TWINS
+#else
+        skip
+#endif
+    :: (hand[w] & TWINS) && claim >= STORED -> known[w] = hand[w] & TWINS & ~claim
+    fi
+}
+
+/* One entry's part of the transaction. An entry that is on record keeps its outcome. */
+inline record_one(entry, is_known, is_bad)
+{
+    if
+    :: is_bad -> rejections = rejections | (entry & ~(accepted | duplicates))
+#if defined(HELD_IS_DUPLICATE) || defined(DROP_UNPROVEN_DUPLICATE)
+    :: !is_bad && !original_of(entry) && is_known -> duplicates = duplicates | entry
+    :: !is_bad && !original_of(entry) && !is_known -> accepted = accepted | entry
+#else
+    :: !is_bad && !original_of(entry) -> accepted = accepted | entry
+#endif
+#ifdef NO_CONSTRAINT
+    :: !is_bad && original_of(entry) && !is_known ->
+        assert(!(accepted & entry) || I2_no_content_is_accepted_twice);
+        accepted = accepted | entry
+    :: !is_bad && original_of(entry) && is_known -> duplicates = duplicates | (entry & ~accepted)
+#else
+    :: !is_bad && original_of(entry) -> duplicates = duplicates | (entry & ~accepted)
+#endif
+    fi
+}
+
+/* One transaction for a batch; of twins in it, the first comes first. */
+inline record(set, known_ones, blank_ones)
+{
+    if :: set & 1 -> record_one(1, (known_ones & 1), ((BAD | blank_ones) & 1)) :: else fi;
+    if :: set & 2 -> record_one(2, (known_ones & 2), ((BAD | blank_ones) & 2)) :: else fi;
+    if :: set & 4 -> record_one(4, (known_ones & 4), ((BAD | blank_ones) & 4)) :: else fi;
+    if :: set & 8 -> record_one(8, (known_ones & 8), ((BAD | blank_ones) & 8)) :: else fi;
+#ifndef JUDGE_AT_THE_END
+    assert((accepted & TWINS) != TWINS || I2_no_content_is_accepted_twice);
+    assert((!(accepted & duplicates) && !((accepted | duplicates) & rejections)) ||
+        I3_every_entry_has_one_outcome);
+    assert(!(duplicates & TWINS) || (accepted & TWINS) || a_duplicate_stands_beside_its_original)
+#endif
+}
+
+/* One script call: the claim becomes stored, the entries are acknowledged. */
+inline settle(set)
+{
+#ifndef JUDGE_AT_THE_END
+    assert(!(set & ~on_record) || I4_acknowledged_only_after_commit);
+    assert(!(set & ~(points | owed)) || I5_point_written_or_owed_before_acknowledgement);
+#endif
+    if
+    :: (set & TWINS) && (accepted & TWINS) -> claim = STORED + (accepted & TWINS)
+    :: else
+    fi;
+    pending = pending & ~set
+}
+
+/* The process ends and starts again. What it had in hand stays pending, its claim stays held. */
+inline crash(w)
+{
+    hand[w] = 0;
+    known[w] = 0
+}
+
+proctype Worker(byte me)
+{
+read_:
+    if
+    :: atomic { delivered < ENTRIES ->                  /* new entries: the next, or all */
+            hand[me] = 1 << delivered;
+            delivered++;
+#ifdef BATCHES
+            if
+            :: hand[me] = hand[me] | behind(delivered); delivered = ENTRIES
+            :: true
+            fi;
+#endif
+            pending = pending | hand[me] }
+#ifndef NO_TAKEOVER
+    :: atomic { pending -> pick(hand[me], pending);     /* its own, or those of a worker that may be alive */
+#ifdef TRIM_IN_HAND
+            blank[me] = hand[me] & trimmed
+#endif
+        }
+#endif
+    fi;
+
+    if
+    :: atomic { claim_and_decide(me) }
+    :: atomic { FAULT(true) -> skip }                   /* Redis does not answer: unknown */
+    :: atomic { FAULT(true) -> crash(me); goto read_ }
+    fi;
+
+#ifdef ACKNOWLEDGE_BEFORE_COMMIT
+    atomic { settle(hand[me]) };
+#endif
+
+record_:
+    if
+    :: atomic {
+#ifdef SKIP_POINT_OF_REDELIVERY
+            fresh[me] = hand[me] & ~on_record;
+#endif
+            record(hand[me], known[me], without_fields(me));
+            known[me] = 0 }
+    :: atomic { FAULT(true) ->                          /* InfluxDB is known to be away */
+            record(hand[me], known[me], without_fields(me));
+            known[me] = 0;
+            owed = owed | (hand[me] & ~points);
+            goto settle_ }
+    :: atomic { FAULT(!late_record && !late_settle) -> late_record = hand[me]; goto record_ }
+    :: atomic { FAULT(true) -> crash(me); goto read_ }
+    fi;
+
+    if
+#ifdef SKIP_POINT_OF_REDELIVERY
+    :: atomic { points = points | (fresh[me] & ~owed) }
+#else
+    :: atomic { points = points | (hand[me] & ~owed) }
+#endif
+    :: atomic { FAULT(true) -> owed = owed | (hand[me] & ~points) }     /* InfluxDB did not take them */
+    :: atomic { FAULT(true) -> crash(me); goto read_ }
+    fi;
+
+settle_:
+    if
+    :: atomic { settle(hand[me]); hand[me] = 0; goto read_ }
+    :: atomic { FAULT(!late_record && !late_settle) -> late_settle = hand[me]; goto settle_ }
+    :: atomic { FAULT(true) -> crash(me); goto read_ }
+    fi
+}
+
+/* What happens around the workers, at any moment. */
+proctype Surroundings()
+{
+    byte some;
+    do
+    /* Redis loses a claim, or gives one back from the past or from the life of another database. */
+    :: atomic { FAULT(true) ->
+            if
+            :: claim = NONE
+            :: claim = HELD
+            :: claim = STORED                           /* the original is an entry of long ago */
+            :: claim = STORED + ORIGINAL
+            :: claim = STORED + TWIN
+            fi }
+    /* Redis forgets acknowledgements. */
+    :: atomic { FAULT(ALL & ~behind(delivered) & ~pending) ->
+            pick(some, (ALL & ~behind(delivered) & ~pending));
+            pending = pending | some;
+            some = 0 }
+    /* Redis goes back to an earlier position of the group. */
+    :: atomic { FAULT(delivered) ->
+            do
+            :: delivered -> delivered--
+            :: break
+            od;
+            pending = pending & ~behind(delivered) }
+    /* Redis loses the group, and a worker makes it again. */
+    :: atomic { FAULT(true) ->
+            pending = 0;
+#ifdef RECREATE_AT_END
+            delivered = ENTRIES
+#else
+            delivered = 0
+#endif
+        }
+    /* A late request takes effect, or is lost. Known or not is the same to record. */
+    :: atomic { late_record -> record(late_record, 0, 0); late_record = 0 }
+    :: atomic { late_settle -> settle(late_settle); late_settle = 0 }
+    :: atomic { late_record -> late_record = 0 }
+    :: atomic { late_settle -> late_settle = 0 }
+    /* InfluxDB is there, and the backlog is drained. */
+    :: atomic { owed -> points = points | owed; owed = 0 }
+#ifdef TRIM_IN_HAND
+    :: atomic { FAULT(pending) -> trimmed = pending }
+#endif
+#ifdef POSTGRES_FORGETS
+    :: atomic { FAULT(on_record) ->
+            pick(some, on_record);
+            accepted = accepted & ~some;
+            duplicates = duplicates & ~some;
+            rejections = rejections & ~some;
+            some = 0 }
+#endif
+    :: atomic { !calm -> calm = true }
+    /* The audit, when nothing is left to do. */
+    :: atomic { calm && done && !audited ->
+            assert((on_record == ALL && (accepted & TWINS) && (ENTRIES < 4 || (accepted & GOOD))) ||
+                I1_no_order_is_missing);
+            audited = true }
+    od
+}
+
+init { atomic { run Worker(0); run Worker(1); run Surroundings() } }
+
+/* What must never be: calm, and then no audit, however long the workers run. */
+never {
+    do
+    :: !calm
+    :: calm -> break
+    od;
+accept:
+    do
+    :: !audited
+    od
+}
