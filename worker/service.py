@@ -46,9 +46,8 @@ async def serve(settings: Settings, *, drain: bool = False) -> None:
         log.info("worker.stopping", signal=name, bound_ms=settings.shutdown_timeout_ms)
         for intake in intakes:
             intake.stop()
-        bound_s = (
-            settings.shutdown_timeout_ms / 1000 if intakes else 0
-        )  # before them, nothing is held
+        # Before the intakes are there, nothing is held.
+        bound_s = settings.shutdown_timeout_ms / 1000 if intakes else 0
         serving.deadline = anyio.current_time() + bound_s
 
     async with anyio.create_task_group() as tasks:
