@@ -27,11 +27,11 @@ from worker.embedded import EmbeddedUnavailable, PostgresServer, RedisServer, em
 ROOT = Path(__file__).parents[2]
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has rights to give up")
 OWNER = """
-import signal, sys
+import os, signal, sys
 from pathlib import Path
 from worker.embedded import PostgresServer, RedisServer
 
-signal.signal(signal.SIGINT, lambda *_: print("interrupted", flush=True))
+signal.signal(signal.SIGINT, lambda *_: os.write(1, b"interrupted\\n"))  # print may be under way
 directory, pause = Path(sys.argv[1]), sys.argv[2] == "pause"
 with RedisServer(directory / "redis") as redis, PostgresServer(directory / "postgres") as postgres:
     if pause:
