@@ -87,11 +87,11 @@ class _PackingConnection(Connection):
 
     def pack_command(self, *args: Any) -> list[bytes]:  # noqa: ANN401 - redis-py's own words
         """One command as bytes; the first word may be two, as in `XINFO STREAM`."""
-        return [_pack((*args[0].split(), *args[1:]))]
+        return [pack((*args[0].split(), *args[1:]))]
 
 
-#: hiredis' stub gives a tuple of one word and no result.
-_pack = cast("Callable[[tuple[str | bytes | int, ...]], bytes]", hiredis.pack_command)
+#: A command as bytes. hiredis' stub gives a tuple of one word and no result.
+pack = cast("Callable[[tuple[str | bytes | int, ...]], bytes]", hiredis.pack_command)
 
 
 def _as_sent(response: Any, **_options: Any) -> Any:  # noqa: ANN401 - whatever Redis says

@@ -5,14 +5,13 @@ forgets the replies that came before one was lost, and packs commands in Python.
 each order whether it is in the stream, is not, or may be, and is three to four times as fast.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from itertools import repeat
 from math import inf
 from typing import cast
 
 import anyio
-import hiredis
 from redis import exceptions
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
@@ -25,9 +24,6 @@ CHUNK_BYTES_MAX = 1 << 20
 
 #: A `Decimal` is written exactly, by `str`. There is no float: a float price is no price.
 Value = str | int | Decimal | None
-
-#: hiredis' stub gives a tuple of one word and no result.
-_pack_command = cast("Callable[[tuple[str, ...]], bytes]", hiredis.pack_command)
 
 
 class PublishFailed(Exception):
@@ -113,7 +109,7 @@ class Producer:
         if len(words) == len(self._xadd) + 1:
             raise ValueError("an order needs at least one field")
         try:
-            return _pack_command(tuple(words))
+            return connection.pack(tuple(words))
         except UnicodeEncodeError as error:
             raise ValueError(f"text that is no Unicode: {error.object!a}") from None
 

@@ -78,23 +78,19 @@ class Intake:
         self, read: Callable[[TaskGroup], Awaitable[None]], batches: TaskGroup
     ) -> bool:
         """Read; what Redis lacks ends the session, and the next one mends it."""
-        redis = self._io.servers.redis
         try:
             await read(batches)
-        except RedisUnavailable as error:
-            redis.failed(error)
-            return False
-        except GroupLost as error:
-            redis.failed(error)  # errors must not spin: BLOCK does not apply to them
+        except (RedisUnavailable, GroupLost) as error:
+            # A lost group counts, too: errors must not spin, and BLOCK does not apply to them.
+            self._io.servers.redis.failed(error)
             return False
         return True
 
     async def _read_on(self, batches: TaskGroup) -> None:
         try:
             await self._read_own(batches)
-        except (
-            GroupLost
-        ):  # asked only now: a Redis whose memory is full would not even say it exists
+        except GroupLost:
+            # Made only now: a Redis whose memory is full would not even say that it exists.
             if await self.group.create():
                 log.info("group.created", stream=self.group.stream, group=self.group.name)
         while True:

@@ -140,7 +140,6 @@ class Ledger:
                 "idle_in_transaction_session_timeout": str(2 * timeout_ms),
             },
         )
-        self._schema = schema
 
     async def aclose(self) -> None:
         """Close all connections; those of a server that does not answer are dropped after a moment."""
