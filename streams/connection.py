@@ -89,6 +89,17 @@ class _PackingConnection(Connection):
         """One command as bytes; the first word may be two, as in `XINFO STREAM`."""
         return [pack((*args[0].split(), *args[1:]))]
 
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:  # noqa: ANN401
+        """Send it. :raises ConnectionError: also where Redis has closed the connection
+
+        Source: uvloop's `UVHandle._ensure_alive`, which raises RuntimeError where asyncio does not.
+        """
+        try:
+            await super().send_packed_command(command, check_health)
+        except RuntimeError as error:
+            await self.disconnect(nowait=True)
+            raise exceptions.ConnectionError(str(error)) from error
+
 
 #: A command as bytes. hiredis' stub gives a tuple of one word and no result.
 pack = cast("Callable[[tuple[str | bytes | int, ...]], bytes]", hiredis.pack_command)
