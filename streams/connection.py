@@ -18,7 +18,6 @@ from redis.backoff import NoBackoff
 #: Commands whose replies redis-py would reshape; ours come as Redis sent them, the same in every version.
 RAW_REPLIES = (
     "XREADGROUP",
-    "XAUTOCLAIM",
     "XPENDING",
     "XRANGE",
     "XINFO GROUPS",
@@ -46,7 +45,14 @@ WITHIN_SCRIPT = re.compile(r"@user_script: ?\d+: -?(\w+)")
 
 
 class RedisUnavailable(Exception):
-    """Redis did not do it, or did it and the answer was lost. Nobody must act; it passes."""
+    """Redis did not do it, or did it and the answer was lost. Nobody must act; it passes.
+
+    :ivar answered: Redis refused, with an error of its own
+    """
+
+    def __init__(self, reason: str, *, answered: bool = False) -> None:
+        super().__init__(reason)
+        self.answered = answered
 
 
 class GroupLost(Exception):
@@ -139,5 +145,5 @@ async def redis_errors(redis: Redis) -> AsyncGenerator[None]:
         if code in NOT_NOW:
             if code == "READONLY":
                 await redis.connection_pool.disconnect()
-            raise RedisUnavailable(reply) from error
+            raise RedisUnavailable(reply, answered=True) from error
         raise

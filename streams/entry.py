@@ -33,12 +33,14 @@ class EntryId(NamedTuple):
 class Entry(msgspec.Struct, frozen=True, gc=False):
     """One entry as read. `fields` holds names and values in turn, or None where it was trimmed away.
 
-    Text is decoded with `surrogateescape`; `raw_fields` gives the bytes that were sent.
+    Text is decoded with `surrogateescape`; `raw_fields` gives the bytes that were sent. `deliveries`: how
+    often it was given to a consumer, this time included; 1 where that was not asked for.
     """
 
     stream: str
     id: str
     fields: list[str] | None
+    deliveries: int = 1
 
     @property
     def ms(self) -> int:
@@ -52,9 +54,5 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 
 
 def entries(stream: str, reply: list[Any]) -> list[Entry]:
-    """The entries of a raw `[[id, [name, value, …]], …]` reply.
-
-    A pending entry that was trimmed has no fields, and in `XAUTOCLAIM` of Redis 6.2 no id either: such
-    are left out.
-    """
-    return [Entry(stream, item[0], item[1] or None) for item in reply if item and item[0]]
+    """The entries of a raw `[[id, [name, value, …]], …]` reply; one that was trimmed has no fields."""
+    return [Entry(stream, id_, fields or None) for id_, fields in reply]

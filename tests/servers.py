@@ -97,13 +97,17 @@ class Servers:
         """The InfluxDB of the session, which decides itself: see `influxdb_server`."""
         return self._started("InfluxDB", InfluxServer)
 
-    def own_redis(self, options: Mapping[str, str] | None = None) -> RedisServer:
+    def own_redis(
+        self, options: Mapping[str, str] | None = None, program: Path | None = None
+    ) -> RedisServer:
         """Start a Redis for the caller alone.
 
         :param options: settings of redis.conf by name
+        :param program: the server to run; the session's kind where none is given
         """
         ours = {"databases": REDIS_DATABASES, **(options or {})}
-        return self._started("Redis", lambda: RedisServer(self._directory() / "redis", None, ours))
+        directory = self._directory() / "redis"
+        return self._started("Redis", lambda: RedisServer(directory, None, ours, program))
 
     def own_postgres(self) -> PostgresServer:
         """Start a Postgres for the caller alone."""

@@ -95,15 +95,20 @@ class Workers:
         consumer = {"WORKER_CONSUMER": f"worker-{number}"}
         return await self.run({**consumer, **place.variables, **variables}, *arguments)
 
-    async def run(self, variables: dict[str, str], *arguments: str) -> WorkerProcess:
-        """Start `python -m worker` with these arguments and variables."""
+    async def run(
+        self, variables: dict[str, str], *arguments: str, module: str = "worker"
+    ) -> WorkerProcess:
+        """Start `python -m worker` with these arguments and variables.
+
+        :param module: another one to run, which makes a worker of another kind
+        """
         path = self._directory / f"worker-{len(self._processes)}"
         system = {
             name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ
         }
         with path.with_suffix(".log").open("wb") as log, path.with_suffix(".out").open("wb") as out:
             process = await anyio.open_process(
-                [sys.executable, "-m", "worker", *arguments],
+                [sys.executable, "-m", module, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=log,

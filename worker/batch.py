@@ -6,7 +6,7 @@ and what is pending does not grow.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import anyio
@@ -26,6 +26,10 @@ from worker.points import has_own_time
 from worker.settings import Settings
 
 log = structlog.stdlib.get_logger("worker")
+
+
+#: Instead of what the entry holds, which nobody has looked at again.
+GIVEN_UP = Malformed("delivery_limit", "every worker that tried this entry alone has ended at it")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +71,24 @@ class Turn:
 
 
 async def process(
-    entries: Sequence[Entry], io: Connections, settings: Settings, turn: Turn
+    entries: Sequence[Entry],
+    io: Connections,
+    settings: Settings,
+    turn: Turn,
+    *,
+    given_up: bool = False,
+    waiting: Callable[[], Awaitable[None]] | None = None,
 ) -> list[Outcome]:
     """Take a batch of one stream through the six steps; returns when it is acknowledged.
 
     Waits for servers that are away; cancelling leaves the entries pending, for whoever comes next.
+
+    :param given_up: reject the entries without a look at them: they have ended too many workers
+    :param waiting: called when Postgres has to be waited for, before the wait
     """
     started = anyio.current_time()
     stream = entries[0].stream
-    parsed = [_parse(entry, settings.envelope_fields) for entry in entries]
+    parsed = [GIVEN_UP if given_up else _parse(e, settings.envelope_fields) for e in entries]
     claims = await _claim(io, parsed)
     decisions = _decide(entries, parsed, claims, settings.dedupe_window_ms)
     async with turn:
@@ -85,6 +98,7 @@ async def process(
                 stream, decisions, window_ms=settings.dedupe_window_ms, owe_points=owed
             ),
             PostgresUnavailable,
+            waiting,
         )
     await io.points.emit(stream, outcomes, owed=owed)
     await io.servers.redis.insist(lambda: _settle(io, outcomes, claims), RedisUnavailable)

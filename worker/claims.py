@@ -12,6 +12,7 @@ from typing import NamedTuple
 from redis.asyncio import Redis
 
 from streams.connection import connect, redis_errors
+from streams.group import progress_of
 from worker.decide import Claim, Hint, Stored
 from worker.outcome import Accepted, Kept, Outcome, Rejected
 
@@ -20,9 +21,14 @@ ENTRY_ID = re.compile(r"\d{1,20}-\d{1,20}", re.ASCII)
 
 
 class Settled(NamedTuple):
-    """What a settlement did: entries acknowledged, and the first error that Redis met on the way."""
+    """What a settlement did: entries acknowledged, and the first error that Redis met on the way.
+
+    `uncounted`: settled entries that the group's progress lacks, for memory was full; the next call adds
+    them.
+    """
 
     acknowledged: int
+    uncounted: int
     error: str | None
 
 
@@ -42,12 +48,14 @@ class Claims:
         self._stream, self._group = stream, group
         self._held = f"held {token}"
         self._ttl_s = max(1, -(-window_ms // 1000))
+        self._progress = progress_of(stream, group)
         self._prefix = f"idempotency:order:{{{stream}}}:"
         self._redis = connect(url, timeout_ms=timeout_ms)
         self.apart = claims_url != url  #: whether the claims are on a Redis of their own
         self._claims_redis = (
             connect(claims_url, timeout_ms=timeout_ms) if self.apart else self._redis
         )
+        self._uncounted = 0  # settled, and not in the group's progress: Redis had no memory left
         self._claim = self._claims_redis.register_script((LUA / "claim.lua").read_text())
         self._settle = self._redis.register_script((LUA / "settle.lua").read_text())
 
@@ -82,11 +90,14 @@ class Claims:
         stored = {} if self.apart else self._stored(outcomes, claims)
         rejected = [outcome for outcome in outcomes if isinstance(outcome, Rejected)]
         others = [o.entry.id for o in outcomes if not isinstance(o, Rejected)]
-        return await self._settle_call(self._redis, stored, rejected, others)
+        uncounted, self._uncounted = self._uncounted, 0
+        settled = await self._settle_call(self._redis, stored, rejected, others, uncounted)
+        self._uncounted += settled.uncounted
+        return settled
 
     async def remember(self, outcomes: Sequence[Outcome], claims: Mapping[bytes, Claim]) -> None:
         """Mark claims as stored, on a Redis of their own; before the settlement."""
-        await self._settle_call(self._claims_redis, self._stored(outcomes, claims), [], [])
+        await self._settle_call(self._claims_redis, self._stored(outcomes, claims), [], [], 0)
 
     def _stored(self, outcomes: Sequence[Outcome], claims: Mapping[bytes, Claim]) -> dict[str, str]:
         """The claims to set, key and value. Of two outcomes of one content the last is the newest."""
@@ -107,18 +118,22 @@ class Claims:
         stored: Mapping[str, str],
         rejected: Sequence[Rejected],
         ids: Sequence[str],
+        uncounted: int,
     ) -> Settled:
         letters = [
             text for r in rejected for text in (r.entry.id, r.malformed.code, r.malformed.reason)
         ]
         dead = dead_letters_of(self._stream)
         async with redis_errors(redis):
-            acknowledged, error = await self._settle(
-                keys=[self._stream, dead, f"{dead}:index", *stored],
-                args=[self._group, self._ttl_s, len(rejected), *stored.values(), *letters, *ids],
+            reply = await self._settle(
+                keys=[self._stream, dead, f"{dead}:index", self._progress, *stored],
+                args=[
+                    self._group, self._ttl_s, len(rejected), uncounted,
+                    *stored.values(), *letters, *ids,
+                ],
                 client=redis,
-            )
-        return Settled(acknowledged, error)
+            )  # fmt: skip
+        return Settled(*reply)
 
 
 def dead_letters_of(stream: str) -> str:

@@ -1,4 +1,4 @@
-"""What we know of a server we depend on: up, or down since when and how often tried.
+"""What we know of a server we depend on: up, degraded or down, since when and how often tried.
 
 One event when it goes, one when it is back, nothing in between; and a pause between two attempts that
 grows, differs from worker to worker, and never ends in giving up.
@@ -6,14 +6,28 @@ grows, differs from worker to worker, and never ends in giving up.
 
 import random
 from collections.abc import Awaitable, Callable
+from enum import Enum
 from typing import TypeVar
 
 import anyio
 import structlog
 
 PAUSE_S_MIN, PAUSE_S_MAX = 0.05, 5.0
+RETRY_AFTER_S_MAX = 60.0  #: seconds that a server may ask us to stay away
 
 T = TypeVar("T")
+
+
+class State(Enum):
+    """How a server is, as of the last attempt."""
+
+    UP = "up"
+    DEGRADED = (
+        "degraded"  #: it answers, and refuses: read-only, full, overloaded, not for this token
+    )
+    DOWN = "down"  #: no answer
+
+
 log = structlog.stdlib.get_logger("worker")
 
 
@@ -23,6 +37,7 @@ class Dependency:
     def __init__(self, name: str) -> None:
         self.name = name
         self.failures = 0
+        self.state = State.UP
         self._down_since = 0.0
         self._due_at = 0.0
 
@@ -42,29 +57,54 @@ class Dependency:
             down_s = round(anyio.current_time() - self._down_since, 3)
             log.info("dependency.recovered", dependency=self.name, down_s=down_s)
             self.failures = 0
+            self.state = State.UP
 
     def failed(self, error: Exception) -> None:
-        """Note that it did not."""
-        if self.up:
+        """Note that it did not.
+
+        :param error: its `answered` says whether the server refused, its `retry_after_s` for how long
+        """
+        was_up, self.state = self.up, _state(error)
+        if was_up:
             self._down_since = anyio.current_time()
-            log.warning("dependency.lost", dependency=self.name, error=str(error))
+            log.warning(
+                "dependency.lost", dependency=self.name, state=self.state.value, error=str(error)
+            )
         self.failures += 1
         longest = min(PAUSE_S_MAX, PAUSE_S_MIN * 2 ** min(self.failures, 16))
         pause = random.uniform(longest / 2, longest)  # noqa: S311 - jitter
-        self._due_at = anyio.current_time() + pause
+        asked_s = min(getattr(error, "retry_after_s", 0.0), RETRY_AFTER_S_MAX)
+        self._due_at = anyio.current_time() + max(pause, asked_s)
 
     async def pause(self) -> None:
-        """Wait until the next attempt is due: twice as long each time, at most 5 s, with jitter."""
+        """Wait until the next attempt is due: twice as long each time, at most 5 s, with jitter.
+
+        Longer only where the server asked for it.
+        """
         await anyio.sleep_until(self._due_at)
 
-    async def insist(self, attempt: Callable[[], Awaitable[T]], passing: type[Exception]) -> T:
-        """Repeat `attempt` until it works. Only errors of the kind `passing` are waited out."""
+    async def insist(
+        self,
+        attempt: Callable[[], Awaitable[T]],
+        passing: type[Exception],
+        waiting: Callable[[], Awaitable[None]] | None = None,
+    ) -> T:
+        """Repeat `attempt` until it works. Only errors of the kind `passing` are waited out.
+
+        :param waiting: called before each wait
+        """
         while True:
             try:
                 result = await attempt()
             except passing as error:
                 self.failed(error)
+                if waiting:
+                    await waiting()
                 await self.pause()
             else:
                 self.worked()
                 return result
+
+
+def _state(error: Exception) -> State:
+    return State.DEGRADED if getattr(error, "answered", False) else State.DOWN

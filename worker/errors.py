@@ -4,9 +4,10 @@
     ├── BadSettings          the operator: a variable is wrong; nothing was started, exit 2
     ├── SchemaMismatch       the operator: run `python -m worker migrate`, or update the worker; exit 2
     ├── PostgresRefused      the operator: a password, a right or a database is missing; exit 1
-    ├── PostgresUnavailable  nobody yet: it passes; the entries stay pending and the step is repeated
+    ├── Unavailable          nobody yet: it passes
+    │   ├── PostgresUnavailable  the entries stay pending and the step is repeated
+    │   └── InfluxUnavailable    the points are owed, noted in Postgres and written later
     ├── RowRefused           nobody: Postgres will never store this batch; it is split to find the row
-    ├── InfluxUnavailable    nobody yet: the points are owed, noted in Postgres and written later
     └── PointsRefused        us: InfluxDB will never take these lines; they are parked with its answer
 
 `streams.connection.RedisUnavailable` is their sibling for Redis. Bad input is no error here: it is an
@@ -31,7 +32,20 @@ class PostgresRefused(OrdergateError):
     """Postgres refuses us: password, role, database or a right (SQLSTATE class 28, 3D, 42501)."""
 
 
-class PostgresUnavailable(OrdergateError):
+class Unavailable(OrdergateError):
+    """A server did not do it, or did it and the answer was lost.
+
+    :ivar answered: it refused, with an error of its own
+    :ivar retry_after_s: seconds it asked us to wait; 0 where it did not
+    """
+
+    def __init__(self, reason: str, *, answered: bool = False, retry_after_s: float = 0.0) -> None:
+        super().__init__(reason)
+        self.answered = answered
+        self.retry_after_s = retry_after_s
+
+
+class PostgresUnavailable(Unavailable):
     """Postgres cannot take writes now. A commit under way may or may not have happened."""
 
 
@@ -39,7 +53,7 @@ class RowRefused(OrdergateError):
     """Postgres refuses the data of a row (SQLSTATE class 22, 23 or 54); nothing was stored."""
 
 
-class InfluxUnavailable(OrdergateError):
+class InfluxUnavailable(Unavailable):
     """InfluxDB did not take the points: away, slow, overloaded, or it refuses our token or bucket."""
 
 

@@ -4,10 +4,10 @@ Orders never wait for InfluxDB longer than one bounded write. Points it did not 
 (`point_backlog`) before their entries are acknowledged, and drained from there when it is back.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 from urllib.parse import unquote, urlsplit
 
 import anyio
@@ -95,10 +95,23 @@ def _influx_error(error: Exception) -> Exception:
     if isinstance(error, ApiException):
         body = error.body.decode(errors="replace") if isinstance(error.body, bytes) else ""
         reason = f"{error.status} {error.reason} {body.strip()[:500]}".rstrip()
-        return (PointsRefused if error.status in FINAL else InfluxUnavailable)(reason)
+        if error.status in FINAL:
+            return PointsRefused(reason)
+        headers = cast("Mapping[str, str]", error.headers or {})
+        answered = bool(cast("int | None", error.status))
+        return InfluxUnavailable(reason, answered=answered, retry_after_s=_retry_after_s(headers))
     if isinstance(error, ClientError):
         return InfluxUnavailable(f"{type(error).__name__}: {error}")
     return error
+
+
+def _retry_after_s(headers: Mapping[str, str]) -> float:
+    """The seconds that `Retry-After` asks for; 0 where it says nothing, or a date.
+
+    Source: https://docs.influxdata.com/influxdb/v2/api/#operation/PostWrite, for 429 and 503
+    """
+    asked = headers.get("Retry-After", "")
+    return float(asked) if asked.isascii() and asked.isdigit() else 0.0
 
 
 class FileSink:

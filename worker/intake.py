@@ -6,7 +6,9 @@ way are waited for, and the next session begins with our own pending entries, am
 reply was lost.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 import anyio
 import structlog
@@ -23,6 +25,7 @@ FIRST_BATCH = 64  #: entries; the next may be twice as many
 BLOCK_MS = 1_000  #: how long a read waits for the first entry
 BLOCK_MS_DRAINING = 50  #: the same where the end of the stream is awaited
 TAKEOVER_EVERY_S_MAX = 5.0
+SUSPECT_FROM = 4  #: an entry delivered so often may be what ends its workers, and is tried alone
 
 log = structlog.stdlib.get_logger("worker")
 
@@ -30,11 +33,14 @@ log = structlog.stdlib.get_logger("worker")
 class Intake:
     """Reads one stream and takes its entries through `process`.
 
+    :param alone: held while a suspect is tried, by all intakes of this process
     :param drain: end when the stream is read to its end and nothing is pending in the whole group
     """
 
-    def __init__(self, io: Connections, settings: Settings, stream: str, *, drain: bool) -> None:
-        self._io, self._settings, self._drain = io, settings, drain
+    def __init__(
+        self, io: Connections, settings: Settings, stream: str, alone: anyio.Lock, *, drain: bool
+    ) -> None:
+        self._io, self._settings, self._alone, self._drain = io, settings, alone, drain
         self.group = Group(
             settings.redis_address,
             stream,
@@ -114,25 +120,23 @@ class Intake:
             after = await self._next(batches, read)
 
     async def _take_over(self, batches: TaskGroup) -> None:
-        cursor, nameless = "0-0", False
+        after = ""
 
         async def claim() -> list[Entry]:
-            nonlocal cursor, nameless
+            nonlocal after
             taken = await self.group.take_over(
-                cursor, self._count, idle_ms_min=self._settings.takeover_after_ms
+                after, self._count, idle_ms_min=self._settings.takeover_after_ms
             )
             if taken.entries:
                 log.warning(
                     "entries.taken_over", stream=self.group.stream, entries=len(taken.entries)
                 )
-            cursor, nameless = taken.cursor, nameless or taken.nameless
+            after = taken.after
             return taken.entries
 
         await self._next(batches, claim)
-        while cursor != "0-0":
+        while after:
             await self._next(batches, claim)
-        if nameless:
-            await self._read_own(batches)
 
     async def _next(self, batches: TaskGroup, read: Callable[[], Awaitable[list[Entry]]]) -> str:
         """Read a batch once there is room for it, and start it; gives its last id, "" for none."""
@@ -147,9 +151,64 @@ class Intake:
         if not entries:
             return ""
         self._count = self._next_count(entries)
-        turn = self._last_turn = Turn(self._last_turn)
-        batches.start_soon(self._process, entries, turn, name=f"batch {entries[0].id}")
+        suspects = [entry for entry in entries if entry.deliveries >= SUSPECT_FROM]
+        usual = [e for e in entries if e.deliveries < SUSPECT_FROM] if suspects else entries
+        if usual:
+            turn = self._last_turn = Turn(self._last_turn)
+            batches.start_soon(self._process, usual, turn, name=f"batch {usual[0].id}")
+        else:
+            self._slots.release()
+        for suspect in suspects:
+            await self._try_alone(suspect)
         return entries[-1].id
+
+    async def _try_alone(self, entry: Entry) -> None:
+        """Process one entry while nothing else is under way, so that it is known what ended a worker.
+
+        An attempt that begins is noted, and forgotten where the worker survives it. Waiting for a server is
+        surviving: what ends the worker then is not the entry.
+        """
+        async with self._all_slots(), self._alone:
+            await self._attempt(entry)
+
+    @asynccontextmanager
+    async def _all_slots(self) -> AsyncGenerator[None]:
+        held = 0
+        try:
+            while held < self._settings.batches_in_flight:
+                await self._slots.acquire()
+                held += 1
+            yield
+        finally:
+            for _ in range(held):
+                self._slots.release()
+
+    async def _attempt(self, entry: Entry) -> None:
+        attempt = await self._begin_attempt(entry)
+        given_up = attempt > self._settings.delivery_limit
+        if given_up:
+            log.error(
+                "entry.given_up", stream=entry.stream, entry_id=entry.id, attempts=attempt - 1
+            )
+        survived = partial(self._survived, entry)
+        try:
+            await process(
+                [entry], self._io, self._settings, Turn(), given_up=given_up, waiting=survived
+            )
+        finally:
+            with anyio.CancelScope(shield=True):
+                await survived()
+
+    async def _begin_attempt(self, entry: Entry) -> int:
+        try:
+            return await self.group.begin_attempt(entry.id)
+        except RedisUnavailable as error:  # with full memory nothing can be noted, and work goes on
+            log.warning("attempt.not_noted", entry_id=entry.id, error=str(error))
+            return 0
+
+    async def _survived(self, entry: Entry) -> None:
+        with suppress(RedisUnavailable):  # one attempt too many is noted
+            await self.group.survived(entry.id)
 
     def _next_count(self, entries: Sequence[Entry]) -> int:
         """How many entries to ask for next, so that memory is bounded where entries are large.

@@ -72,7 +72,7 @@ def postgres_errors() -> Generator[None]:
     except asyncpg.PostgresError as error:
         state = sqlstate(error)
         if state == READ_ONLY or state[:2] in NOT_NOW:
-            raise PostgresUnavailable(f"{state} {error}") from error
+            raise PostgresUnavailable(f"{state} {error}", answered=True) from error
         if state.startswith(REFUSED):
             raise PostgresRefused(f"Postgres refuses: {error}") from error
         if state[:2] in ROW_REFUSED:

@@ -5,6 +5,7 @@ Stopping has two steps. First nothing more is read, and what is under way is fin
 """
 
 import signal
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from uuid import uuid4
@@ -14,6 +15,7 @@ import structlog
 from anyio.abc import TaskStatus
 
 from streams.connection import GroupLost, RedisUnavailable
+from streams.group import Group
 from worker.batch import Connections, Servers
 from worker.claims import Claims
 from worker.dependency import Dependency
@@ -24,7 +26,8 @@ from worker.ledger import Ledger
 from worker.migrate import check_schema
 from worker.settings import Settings
 
-UPKEEP_EVERY_S = 60.0
+UPKEEP_EVERY_S = 10.0
+BEAT_S_MAX = 1.0  #: seconds between two looks at the clock, to notice a stall
 QUIET_CONSUMER_MS = (
     3_600_000  #: a consumer that holds nothing and was not seen for an hour is removed
 )
@@ -74,8 +77,11 @@ async def _serve(
     async with _open(settings, intakes, drain=drain) as points:
         async with anyio.create_task_group() as background:
             background.start_soon(points.drain_forever, name="drain points")
+            background.start_soon(_watch_stalls, settings.takeover_after_ms, name="stalls")
             for intake in intakes:
-                background.start_soon(_upkeep, intake, name=f"upkeep {intake.group.stream}")
+                background.start_soon(
+                    _upkeep, intake, settings, name=f"upkeep {intake.group.stream}"
+                )
             log.info("worker.ready", streams=settings.streams, consumer=settings.consumer)
             async with anyio.create_task_group() as reading:
                 for intake in intakes:
@@ -93,7 +99,7 @@ async def _open(
     servers = Servers(
         Dependency("redis"), Dependency("claims"), Dependency("postgres"), Dependency("influxdb")
     )
-    token = uuid4().hex
+    token, alone = uuid4().hex, anyio.Lock()
     async with AsyncExitStack() as stack:
         ledger = Ledger(
             settings.database_address,
@@ -119,23 +125,61 @@ async def _open(
             )
             stack.push_async_callback(claims.aclose)
             intake = Intake(
-                Connections(claims, ledger, points, servers), settings, stream, drain=drain
+                Connections(claims, ledger, points, servers), settings, stream, alone, drain=drain
             )
             stack.push_async_callback(intake.group.aclose)
             intakes.append(intake)
         yield points
 
 
-async def _upkeep(intake: Intake) -> None:
-    """Now and then remove consumers that are long gone."""
+async def _upkeep(intake: Intake, settings: Settings) -> None:
+    """Now and then: remove consumers that are long gone, trim what is settled, look for losses."""
+    lost = 0
     while True:
         try:
             removed = await intake.group.remove_quiet_consumers(idle_ms_min=QUIET_CONSUMER_MS)
             if removed:
                 log.info("consumers.removed", stream=intake.group.stream, consumers=removed)
+            await _trim(intake.group, settings.retention_ms)
+            lost = await _tell_losses(intake.group, lost)
         except (RedisUnavailable, GroupLost) as error:
             log.debug("upkeep.postponed", stream=intake.group.stream, error=str(error))
         await anyio.sleep(UPKEEP_EVERY_S)
+
+
+async def _trim(group: Group, retention_ms: int | None) -> None:
+    """Trim settled entries older than that, by their ids and the wall clock."""
+    if retention_ms is None:
+        return
+    trimmed, before_ms = 0, max(0, int(time.time() * 1000) - retention_ms)
+    while went := await group.trim(before_ms):
+        trimmed += went
+    if trimmed:
+        log.info("entries.trimmed", stream=group.stream, entries=trimmed)
+
+
+async def _tell_losses(group: Group, told: int) -> int:
+    """Log entries that went before anybody read them, once for each time that they become more."""
+    lost = (await group.progress()).lost or 0
+    if lost > told:
+        log.error("entries.lost_before_reading", stream=group.stream, entries=lost)
+    return lost
+
+
+async def _watch_stalls(takeover_after_ms: int) -> None:
+    """Log when this process stood still so long that others may have taken over what it holds.
+
+    Harmless to the outcomes, for Postgres decides; but it looks like a fault of something else.
+    """
+    beat_s = min(BEAT_S_MAX, takeover_after_ms / 8000)
+    last = anyio.current_time()
+    while True:
+        await anyio.sleep(beat_s)
+        now = anyio.current_time()
+        still_ms = round((now - last) * 1000)
+        if still_ms >= takeover_after_ms:
+            log.warning("worker.stalled", still_ms=still_ms, takeover_after_ms=takeover_after_ms)
+        last = now
 
 
 async def _finish(intakes: list[Intake], points: PointWriter) -> None:

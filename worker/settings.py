@@ -185,6 +185,18 @@ class Settings(BaseModel):
         alias="WORKER_TAKEOVER_AFTER",
         description="entries that a consumer left unacknowledged so long are taken over",
     )
+    delivery_limit: int = Field(
+        3,
+        ge=1,
+        le=1000,
+        alias="WORKER_DELIVERY_LIMIT",
+        description="an entry that has ended its worker so often when tried alone is rejected",
+    )
+    retention_ms: Duration | None = Field(
+        None,
+        alias="WORKER_RETENTION",
+        description="settled entries older than this are trimmed from their stream; unset: kept",
+    )
     redis_timeout_ms: Duration = Field(
         2_000, alias="WORKER_REDIS_TIMEOUT", description="bound on one call to Redis"
     )

@@ -9,7 +9,15 @@ import anyio
 import pytest
 from structlog.testing import capture_logs
 
-from worker.dependency import PAUSE_S_MAX, PAUSE_S_MIN, Dependency
+from streams.connection import RedisUnavailable
+from worker.dependency import (
+    PAUSE_S_MAX,
+    PAUSE_S_MIN,
+    RETRY_AFTER_S_MAX,
+    Dependency,
+    State,
+)
+from worker.errors import InfluxUnavailable
 
 T = TypeVar("T")
 
@@ -175,3 +183,53 @@ def test_insisting_can_be_cancelled() -> None:
         return anyio.current_time()
 
     assert skipping(main) == pytest.approx(60)
+
+
+def test_a_server_that_refuses_is_degraded_and_one_that_is_silent_is_down() -> None:
+    async def main() -> list[State]:
+        server = Dependency("redis")
+        states = [server.state]
+        for error in (
+            RedisUnavailable("READONLY", answered=True),
+            RedisUnavailable("no answer"),
+            RedisUnavailable("OOM", answered=True),
+        ):
+            server.failed(error)
+            states.append(server.state)
+        server.worked()
+        return [*states, server.state]
+
+    with capture_logs() as logs:
+        states = skipping(main)
+    assert states == [State.UP, State.DEGRADED, State.DOWN, State.DEGRADED, State.UP]
+    assert [log["state"] for log in logs if log["event"] == "dependency.lost"] == ["degraded"]
+
+
+@pytest.mark.parametrize("asked_s", [30.0, 3600.0])
+def test_a_server_is_left_alone_as_long_as_it_asks_within_a_bound(asked_s: float) -> None:
+    async def main() -> float:
+        server = Dependency("influxdb")
+        server.failed(InfluxUnavailable("429", answered=True, retry_after_s=asked_s))
+        await server.pause()
+        return anyio.current_time()
+
+    assert skipping(main) == pytest.approx(min(asked_s, RETRY_AFTER_S_MAX))
+
+
+def test_whoever_waits_is_told_before_each_wait() -> None:
+    async def main() -> list[float]:
+        told: list[float] = []
+
+        async def attempt() -> None:
+            if len(told) < 3:
+                raise Away
+
+        async def waiting() -> None:
+            told.append(anyio.current_time())
+
+        await Dependency("postgres").insist(attempt, Away, waiting)
+        return told
+
+    told = skipping(main)
+    assert len(told) == 3
+    assert told[0] == 0

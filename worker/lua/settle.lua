@@ -1,14 +1,15 @@
 -- Settle a batch whose outcomes are on record: mark claims as stored, copy rejections, acknowledge.
--- Returns how many entries were acknowledged, and the first error met on the way or false.
+-- Returns how many entries were acknowledged, how many of all could not be counted as settled, and the first
+-- error met on the way or false.
 -- Why Lua: one round trip, and of two workers holding a rejected entry only one may copy it. Scripts are
 -- not rolled back, so copies precede acknowledgements: a failure repeats an entry, never loses it. Claims
 -- are hints: when memory is full they are skipped and the rest goes on.
 -- The index of dead letters, entry id to letter id, keeps a rejection that comes again from a second copy.
--- KEYS 1 stream, 2 dead letters, 3 their index (same hash tag), 4.. claims
--- ARGV 1 group, 2 seconds to live, 3 number of rejections, 4.. a value for each claim, then entry id, code
---      and reason for each rejection, then the ids of the other entries to acknowledge
-local stream, dead, index, group = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
-local position, failure = 4, false
+-- KEYS 1 stream, 2 dead letters, 3 their index, 4 the group's progress (same hash tag), 5.. claims
+-- ARGV 1 group, 2 seconds to live, 3 number of rejections, 4 settled before and not counted, 5.. a value for
+--      each claim, then entry id, code and reason for each rejection, then the ids of the other entries
+local stream, dead, index, progress, group = KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV[1]
+local position, failure = 5, false
 
 local function attempt(...)
   local reply = redis.pcall(...)
@@ -19,7 +20,7 @@ local function attempt(...)
   return reply
 end
 
-for i = 4, #KEYS do
+for i = 5, #KEYS do
   attempt('SET', KEYS[i], ARGV[position], 'EX', ARGV[2])
   position = position + 1
 end
@@ -47,4 +48,6 @@ for first = position, #ARGV, 4000 do
   local last = math.min(first + 3999, #ARGV)
   acknowledged = acknowledged + redis.call('XACK', stream, group, unpack(ARGV, first, last))
 end
-return { acknowledged, failure }
+local settled = tonumber(ARGV[4]) + acknowledged
+if settled == 0 or attempt('HINCRBY', progress, 'settled', settled) then settled = 0 end
+return { acknowledged, settled, failure }

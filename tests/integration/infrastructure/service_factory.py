@@ -159,7 +159,7 @@ class RealServiceFactory:
             claims = self._keep("CacheManager", _claims(settings))
             await claims.remember([], {})
         io = Connections(claims, ledger, points, servers)
-        intake = Intake(io, settings, settings.streams[0], drain=True)
+        intake = Intake(io, settings, settings.streams[0], anyio.Lock(), drain=True)
         self._services |= {"Connections": io, "Intake": intake}
         with _asked("Redis"):
             await self._keep("ConsumerGroup", intake.group).create()
