@@ -58,6 +58,8 @@ class RedisUnavailable(Exception):
 class GroupLost(Exception):
     """The stream or its consumer group is gone; `Group.create` makes it anew."""
 
+    answered = True
+
 
 def connect(url: str, *, timeout_ms: int, block_ms: int = 0) -> Redis:
     """A client that says what happened instead of trying again. Connects at its first command.

@@ -36,7 +36,7 @@ VARIABLE = re.compile(r"(?<!\$)\$\{(\w+)(:-|:\?)?([^}]*)\}")
 OF_COMPOSE = {"INFLUXDB_USER", "INFLUXDB_PASSWORD"}
 
 #: Codes of rejections that `order.parse` cannot give, and where they stand.
-LATER_CODES = {"entry_id_out_of_range": batch, "not_storable": ledger}
+LATER_CODES = {"entry_id_out_of_range": batch, "delivery_limit": batch, "not_storable": ledger}
 
 
 # --- compose.yaml ---
