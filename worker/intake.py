@@ -142,6 +142,7 @@ class Intake:
         """Read a batch once there is room for it, and start it; gives its last id, "" for none."""
         await self._slots.acquire()
         entries: list[Entry] = []
+        read_after = self._io.ledger.as_of
         try:
             entries = await read()
             self._io.servers.redis.worked()
@@ -151,7 +152,7 @@ class Intake:
         if not entries:
             return ""
         self._count = self._next_count(entries)
-        turn = self._last_turn = Turn(self._last_turn)
+        turn = self._last_turn = Turn(self._last_turn, read_after)
         batches.start_soon(self._process, entries, turn, name=f"batch {entries[0].id}")
         return entries[-1].id
 
