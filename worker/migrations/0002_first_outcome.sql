@@ -160,7 +160,8 @@ BEGIN
             e.entry_id NOT IN (SELECT unnest(v_rejected)), NULL, NULL)::recorded_entry), '{}')
         INTO others
         FROM unnest(p_rejections) e
-        WHERE EXISTS (SELECT FROM rejections r WHERE r.stream = p_stream AND r.entry_id = e.entry_id);
+        WHERE EXISTS (SELECT FROM rejections r
+            WHERE r.stream = p_stream AND r.entry_id = e.entry_id AND r.code = e.code);
     END IF;
 
     others := others || ARRAY(
