@@ -8,6 +8,7 @@ and what is pending does not grow.
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import anyio
 import structlog
@@ -21,7 +22,7 @@ from worker.errors import PostgresUnavailable
 from worker.influx import PointWriter
 from worker.ledger import Ledger
 from worker.order import Malformed, Order, parse
-from worker.outcome import Outcome
+from worker.outcome import Outcome, is_final
 from worker.points import has_own_time
 from worker.settings import Settings
 
@@ -56,10 +57,13 @@ class Turn:
     """A place in the line of a stream's batches, which reach Postgres in the order they were read.
 
     Else a repeat could be recorded before its original, and be taken for it.
+
+    :param read_after: `Ledger.as_of` before the batch was read
     """
 
-    def __init__(self, before: "Turn | None" = None) -> None:
+    def __init__(self, before: "Turn | None" = None, read_after: datetime | None = None) -> None:
         self._begins = before.over if before else None
+        self.read_after = read_after
         self.over = anyio.Event()  #: set when the next one may begin
 
     async def __aenter__(self) -> None:
@@ -79,7 +83,8 @@ async def process(
     given_up: bool = False,
     waiting: Callable[[], Awaitable[None]] | None = None,
 ) -> list[Outcome]:
-    """Take a batch of one stream through the six steps; returns when it is acknowledged.
+    """Take a batch of one stream through the six steps; returns when it is acknowledged, all but what
+    is not final.
 
     Waits for servers that are away; cancelling leaves the entries pending, for whoever comes next.
 
@@ -95,7 +100,11 @@ async def process(
         owed = io.points.owe
         outcomes = await io.servers.postgres.insist(
             lambda: io.ledger.record(
-                stream, decisions, window_ms=settings.dedupe_window_ms, owe_points=owed
+                stream,
+                decisions,
+                window_ms=settings.dedupe_window_ms,
+                owe_points=owed,
+                read_after=turn.read_after,
             ),
             PostgresUnavailable,
             waiting,
@@ -162,10 +171,7 @@ async def _settle(io: Connections, outcomes: Sequence[Outcome], claims: dict[byt
 
 
 def _report(stream: str, outcomes: Sequence[Outcome], duration_s: float) -> None:
-    counts = Counter(
-        "redelivered" if getattr(outcome, "redelivered", False) else type(outcome).__name__.lower()
-        for outcome in outcomes
-    )
+    counts = Counter(map(_word, outcomes))
     log.info(
         "batch.settled",
         stream=stream,
@@ -175,3 +181,13 @@ def _report(stream: str, outcomes: Sequence[Outcome], duration_s: float) -> None
     )
     if counts["kept"]:
         log.warning("entries.kept_earlier_outcome", stream=stream, entries=counts["kept"])
+    if counts["left"]:
+        log.warning("entries.trimmed_in_hand", stream=stream, entries=counts["left"])
+
+
+def _word(outcome: Outcome) -> str:
+    if not is_final(outcome):
+        return "left"
+    if getattr(outcome, "redelivered", False):
+        return "redelivered"
+    return type(outcome).__name__.lower()

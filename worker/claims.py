@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from streams.connection import connect, redis_errors
 from streams.group import progress_of
 from worker.decide import Claim, Hint, Stored
-from worker.outcome import Accepted, Kept, Outcome, Rejected
+from worker.outcome import Accepted, Kept, Outcome, Rejected, is_final
 
 LUA = files("worker") / "lua"
 ENTRY_ID = re.compile(r"\d{1,20}-\d{1,20}", re.ASCII)
@@ -80,7 +80,7 @@ class Claims:
         return Stored(original) if kind == "stored" and ENTRY_ID.fullmatch(original) else Hint.HELD
 
     async def settle(self, outcomes: Sequence[Outcome], claims: Mapping[bytes, Claim]) -> Settled:
-        """Mark claims as stored, copy rejections to the dead letters, acknowledge every entry.
+        """Mark claims as stored, copy rejections to the dead letters, acknowledge what is final.
 
         :param claims: what stood before, by content hash; a claim that says so already is left alone
         Claims on a Redis of their own are left to `remember`.
@@ -89,7 +89,7 @@ class Claims:
         """
         stored = {} if self.apart else self._stored(outcomes, claims)
         rejected = [outcome for outcome in outcomes if isinstance(outcome, Rejected)]
-        others = [o.entry.id for o in outcomes if not isinstance(o, Rejected)]
+        others = [o.entry.id for o in outcomes if not isinstance(o, Rejected) and is_final(o)]
         uncounted, self._uncounted = self._uncounted, 0
         settled = await self._settle_call(self._redis, stored, rejected, others, uncounted)
         self._uncounted += settled.uncounted

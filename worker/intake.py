@@ -8,6 +8,7 @@ reply was lost.
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from datetime import datetime
 from functools import partial
 
 import anyio
@@ -142,6 +143,7 @@ class Intake:
         """Read a batch once there is room for it, and start it; gives its last id, "" for none."""
         await self._slots.acquire()
         entries: list[Entry] = []
+        read_after = self._io.ledger.as_of
         try:
             entries = await read()
             self._io.servers.redis.worked()
@@ -154,22 +156,22 @@ class Intake:
         suspects = [entry for entry in entries if entry.deliveries >= SUSPECT_FROM]
         usual = [e for e in entries if e.deliveries < SUSPECT_FROM] if suspects else entries
         if usual:
-            turn = self._last_turn = Turn(self._last_turn)
+            turn = self._last_turn = Turn(self._last_turn, read_after)
             batches.start_soon(self._process, usual, turn, name=f"batch {usual[0].id}")
         else:
             self._slots.release()
         for suspect in suspects:
-            await self._try_alone(suspect)
+            await self._try_alone(suspect, read_after)
         return entries[-1].id
 
-    async def _try_alone(self, entry: Entry) -> None:
+    async def _try_alone(self, entry: Entry, read_after: datetime | None) -> None:
         """Process one entry while nothing else is under way, so that it is known what ended a worker.
 
         An attempt that begins is noted, and forgotten where the worker survives it. Waiting for a server is
         surviving: what ends the worker then is not the entry.
         """
         async with self._all_slots(), self._alone:
-            await self._attempt(entry)
+            await self._attempt(entry, Turn(None, read_after))
 
     @asynccontextmanager
     async def _all_slots(self) -> AsyncGenerator[None]:
@@ -183,7 +185,7 @@ class Intake:
             for _ in range(held):
                 self._slots.release()
 
-    async def _attempt(self, entry: Entry) -> None:
+    async def _attempt(self, entry: Entry, turn: Turn) -> None:
         attempt = await self._begin_attempt(entry)
         given_up = attempt > self._settings.delivery_limit
         if given_up:
@@ -193,7 +195,7 @@ class Intake:
         survived = partial(self._survived, entry)
         try:
             await process(
-                [entry], self._io, self._settings, Turn(), given_up=given_up, waiting=survived
+                [entry], self._io, self._settings, turn, given_up=given_up, waiting=survived
             )
         finally:
             with anyio.CancelScope(shield=True):

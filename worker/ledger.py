@@ -13,7 +13,7 @@ from contextlib import (
     suppress,
 )
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from importlib.resources import files
 from itertools import chain
 from typing import Any, NamedTuple, cast
@@ -120,7 +120,10 @@ class Ledger:
 
     :param timeout_ms: bound on one transaction, connecting included
     :param connections_max: connections to Postgres at once
+    :ivar as_of: Postgres' own time at some moment that is past, for `record`; None until it was heard
     """
+
+    as_of: datetime | None = None
 
     def __init__(self, url: str, schema: str, *, timeout_ms: int, connections_max: int = 4) -> None:
         self._timeout_s = timeout_ms / 1000
@@ -179,6 +182,7 @@ class Ledger:
         *,
         window_ms: int,
         owe_points: bool,
+        read_after: datetime | None,
     ) -> list[Outcome]:
         """Record a batch of one stream and say what became of each entry, in the order given.
 
@@ -186,35 +190,52 @@ class Ledger:
         that row alone is rejected as `not_storable`.
 
         :param owe_points: note all the entries' points as owed, in the same transaction
+        :param read_after: `as_of` before the entries were read; tells those trimmed since then, by other
+            workers' word, from others that have their ids
         """
+        how = timedelta(milliseconds=window_ms), owe_points, read_after
         try:
-            return await self._record(stream, decisions, window_ms, owe_points)
+            return await self._record(stream, decisions, *how)
         except RowRefused as refused:
             if len(decisions) > 1:
                 half = len(decisions) // 2
                 halves = [
-                    await self.record(stream, part, window_ms=window_ms, owe_points=owe_points)
+                    await self.record(
+                        stream,
+                        part,
+                        window_ms=window_ms,
+                        owe_points=owe_points,
+                        read_after=read_after,
+                    )
                     for part in (decisions[:half], decisions[half:])
                 ]
                 return list(chain.from_iterable(halves))
-            return await self._record(
-                stream, [_not_storable(decisions[0], refused)], window_ms, owe_points
-            )
+            return await self._record(stream, [_not_storable(decisions[0], refused)], *how)
 
     async def _record(
-        self, stream: str, decisions: Sequence[Decision], window_ms: int, owe_points: bool
+        self,
+        stream: str,
+        decisions: Sequence[Decision],
+        window: timedelta,
+        owe_points: bool,
+        read_after: datetime | None,
     ) -> list[Outcome]:
         orders = [_order_row(d) for d in decisions if not isinstance(d, Reject)]
         rejections = [_rejection_row(d) for d in decisions if isinstance(d, Reject)]
-        window = timedelta(milliseconds=window_ms)
         async with self.connection() as connection:
             row = await connection.fetchrow(
-                SQL["record_outcomes"], stream, window, orders, rejections, owe_points
+                SQL["record_outcomes"], stream, window, orders, rejections, owe_points, read_after
             )
         assert row  # noqa: S101 - a function with OUT parameters answers with one row
+        self.as_of = row["as_of"]
         accepted = set(row["accepted"])
         others = {other["entry_id"]: other for other in row["others"]}
         return [_outcome(d, d.entry.id in accepted, others.get(d.entry.id)) for d in decisions]
+
+    async def hear_as_of(self) -> None:
+        """Ask Postgres for its time, before the first batch; each batch brings it anew."""
+        async with self.connection() as connection:
+            self.as_of = await connection.fetchval(SQL["as_of"])
 
     async def owe_points(self, stream: str, entry_ids: Sequence[str]) -> None:
         """Note entries whose point InfluxDB did not take."""
@@ -280,6 +301,8 @@ def _not_storable(decision: Decision, refused: RowRefused) -> Reject:
 
 def _outcome(decision: Decision, accepted: bool, other: Mapping[str, Any] | None) -> Outcome:
     entry: Entry = decision.entry
+    if other and other["outcome"] == "trimmed":
+        return Kept(entry, final=False)
     if isinstance(decision, Reject):
         return Rejected(entry, decision.malformed, other["redelivered"]) if other else Kept(entry)
     if accepted:

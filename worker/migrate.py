@@ -73,8 +73,11 @@ async def _migrate(connection: Connection, schema: str) -> list[Migration]:
 async def check_schema(ledger: Ledger, schema: str) -> None:
     """Raise unless the schema is exactly the one this worker was written for.
 
+    Hears Postgres' time as well, for the first batch.
+
     :raises SchemaMismatch: it is older or newer; the message says what to do
     """
+    await ledger.hear_as_of()
     async with ledger.connection() as connection:
         there = await connection.fetchval("SELECT to_regclass('schema_migrations') IS NOT NULL")
         applied = await _applied(connection) if there else set[int]()

@@ -38,9 +38,19 @@ class Kept(msgspec.Struct, frozen=True, gc=False):
 
     The id was given twice by a Redis that lost its data, and this entry repeats an accepted order or is
     none; or the rules have changed since. No order is lost by it, for an order may share its id.
+
+    `final`: false where the outcome is that the entry was trimmed, recorded by another worker after this one
+    had read it, or so it may be. It stays pending: if it still has its fields when it is read once more, it
+    is a later entry of that id.
     """
 
     entry: Entry
+    final: bool = True
 
 
 Outcome = Accepted | Duplicate | Rejected | Kept
+
+
+def is_final(outcome: Outcome) -> bool:
+    """Whether the entry is done with; else it stays pending."""
+    return not isinstance(outcome, Kept) or outcome.final

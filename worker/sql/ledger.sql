@@ -1,7 +1,12 @@
 -- name: record_outcomes
--- Record a batch; see the function in migrations/0001_outcomes.sql.
--- $1 stream text, $2 window interval, $3 orders, $4 rejections, $5 whether the points are owed
-SELECT accepted, others FROM record_outcomes($1, $2, $3, $4, $5);
+-- Record a batch; see the function in migrations/0002_first_outcome.sql.
+-- $1 stream text, $2 window interval, $3 orders, $4 rejections, $5 whether the points are owed, $6 an `as_of`
+-- known before the entries were read
+SELECT accepted, others, as_of FROM record_outcomes($1, $2, $3, $4, $5, $6);
+
+-- name: as_of
+-- The clock by which later reading is later.
+SELECT clock_timestamp();
 
 -- name: owe_points
 -- Note entries whose point InfluxDB did not take.  $1 stream, $2 entry ids

@@ -1,0 +1,170 @@
+-- The first outcome of a delivery stands. An entry that was trimmed from its stream while a stalled worker held it
+-- is recorded as rejected by whoever takes it over; it was recorded once more when the first worker woke.
+
+CREATE INDEX rejections_trimmed_idx ON rejections (stream, recorded_at) WHERE code = 'trimmed';
+
+-- Batches of a stream go beside each other, but one with trimmed entries goes alone: of two workers that hold
+-- an entry, one with its fields and one without, the second sees what the first has recorded.
+CREATE FUNCTION enter_stream(p_stream text, p_alone boolean) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    v_key bigint := hashtextextended(current_schema() || ' ' || p_stream, 0);
+BEGIN
+    IF p_alone THEN
+        PERFORM pg_advisory_xact_lock(v_key);
+    ELSE
+        PERFORM pg_advisory_xact_lock_shared(v_key);
+    END IF;
+END
+$$;
+
+-- The entries with fields that are on record as trimmed after an instant, and not as what they are.
+CREATE FUNCTION trimmed_since(
+    p_stream text, p_after timestamptz, p_orders order_entry[], p_rejections rejected_entry[]
+) RETURNS text[] LANGUAGE sql STABLE AS $$
+    SELECT coalesce(array_agg(e.entry_id), '{}')
+    FROM (
+        SELECT o.entry_id, o.content_hash FROM unnest(p_orders) o
+        UNION ALL SELECT r.entry_id, NULL FROM unnest(p_rejections) r WHERE r.code <> 'trimmed'
+    ) e
+    WHERE (SELECT r.recorded_at FROM rejections r
+            WHERE r.stream = p_stream AND r.entry_id = e.entry_id AND r.code = 'trimmed') > p_after
+        AND NOT EXISTS (SELECT FROM outcome_of(p_stream, e.entry_id, e.content_hash))
+$$;
+
+DROP FUNCTION record_outcomes(text, interval, order_entry[], rejected_entry[], boolean);
+
+-- Record a batch in the one transaction of this call. Returns the ids of the orders accepted as generation
+-- 0, by far the most, and a row for each other entry. An entry in neither of them keeps an outcome that
+-- stands under its id with other content: its id was given twice, or its rules have changed since.
+--
+-- p_read_after is an `as_of` that was known before the entries were read, null for none. What is on record as
+-- trimmed after it is left as it is, and said to be `trimmed`: it is this very entry, trimmed in the hand of
+-- its worker, or an earlier one of its id. Who reads it once more can tell: `as_of` is later by then. So no
+-- clock but that of Postgres counts, and a call that comes late carries its own instant.
+--
+-- Two workers lock in the same order: the stream, the orders nobody has, sorted by content, then next
+-- generations, sorted by content. Every statement sees what others committed before it (READ COMMITTED), so
+-- an order that lost the insert finds the row it lost to. The tables are always probed row by row through
+-- an index (subqueries with LIMIT, no sequential scans): plans are cached while the tables are still small.
+CREATE FUNCTION record_outcomes(
+    p_stream text, p_window interval, p_orders order_entry[], p_rejections rejected_entry[],
+    p_owe_points boolean, p_read_after timestamptz,
+    OUT accepted text[], OUT others recorded_entry[], OUT as_of timestamptz
+) LANGUAGE plpgsql
+SET enable_seqscan = off
+AS $$
+#variable_conflict use_column
+DECLARE
+    v_read_after timestamptz := coalesce(p_read_after, '-infinity');
+    v_now timestamptz;
+    v_order record;
+    v_rejected text[];
+    v_trimmed text[] := '{}';
+BEGIN
+    PERFORM enter_stream(
+        p_stream, EXISTS (SELECT FROM unnest(p_rejections) e WHERE e.code = 'trimmed'));
+    v_now := clock_timestamp();  -- behind the lock: later than every trimmed entry that can be seen here
+    as_of := v_now;
+
+    IF p_owe_points THEN
+        INSERT INTO point_backlog (stream, entry_id)
+        SELECT p_stream, e.entry_id FROM unnest(p_orders) e
+        UNION SELECT p_stream, e.entry_id FROM unnest(p_rejections) e
+        ON CONFLICT DO NOTHING;
+    END IF;
+
+    -- 0. Entries that were trimmed since they were read. Looking for the latest such is all that most calls do.
+    IF (SELECT r.recorded_at FROM rejections r WHERE r.stream = p_stream AND r.code = 'trimmed'
+            ORDER BY r.recorded_at DESC LIMIT 1) > v_read_after THEN
+        v_trimmed := trimmed_since(p_stream, v_read_after, p_orders, p_rejections);
+        p_orders := ARRAY(SELECT e FROM unnest(p_orders) e WHERE e.entry_id <> ALL (v_trimmed));
+        p_rejections := ARRAY(SELECT e FROM unnest(p_rejections) e WHERE e.entry_id <> ALL (v_trimmed));
+    END IF;
+
+    -- 1. Orders nobody has, the first of each content in this batch.
+    WITH inserted AS (
+        INSERT INTO orders (content_hash, generation, stream, entry_id, entry_at, order_id, account,
+            symbol, side, type, quantity, price, stop_price, time_in_force, expire_at, extra, recorded_at)
+        SELECT DISTINCT ON (e.content_hash) e.content_hash, 0, p_stream, e.entry_id,
+            entry_instant(e.entry_ms), e.order_id, e.account, e.symbol, e.side, e.type,
+            e.quantity::numeric, e.price::numeric, e.stop_price::numeric, e.time_in_force, e.expire_at,
+            e.extra::jsonb, v_now
+        FROM unnest(p_orders) WITH ORDINALITY e
+        WHERE NOT e.known OR (
+            SELECT true FROM orders o WHERE o.content_hash = e.content_hash LIMIT 1) IS NULL
+        ORDER BY e.content_hash, e.ordinality
+        ON CONFLICT (content_hash, generation) DO NOTHING
+        RETURNING entry_id
+    ) SELECT coalesce(array_agg(i.entry_id), '{}') INTO accepted FROM inserted i;
+    others := '{}';
+
+    IF cardinality(accepted) < cardinality(p_orders) THEN
+        -- 2. Redelivered entries keep the outcome they have.
+        SELECT coalesce(array_agg(ROW (
+            e.entry_id, r.outcome, true, r.generation, r.original_entry_id)::recorded_entry), '{}')
+        INTO others
+        FROM unnest(p_orders) e CROSS JOIN LATERAL outcome_of(p_stream, e.entry_id, e.content_hash) r
+        WHERE e.entry_id NOT IN (SELECT unnest(accepted));
+
+        -- 3. Repeats of what is on record now, twins in this batch included.
+        WITH repeated AS (
+            SELECT e.entry_id, e.entry_ms, e.order_id, e.extra, e.content_hash, o.generation,
+                o.entry_id AS original_entry_id
+            FROM unnest(p_orders) e
+            CROSS JOIN LATERAL original_of(e.content_hash, entry_instant(e.entry_ms), p_window) o
+            WHERE e.entry_id NOT IN (SELECT unnest(accepted))
+                AND e.entry_id NOT IN (SELECT r.entry_id FROM unnest(others) r)
+        ), inserted AS (
+            INSERT INTO duplicates (stream, entry_id, entry_at, order_id, extra, content_hash,
+                generation, recorded_at)
+            SELECT p_stream, r.entry_id, entry_instant(r.entry_ms), r.order_id, r.extra::jsonb,
+                r.content_hash, r.generation, v_now
+            FROM repeated r
+            ON CONFLICT (stream, entry_id) DO NOTHING
+            RETURNING entry_id
+        )
+        SELECT others || coalesce(array_agg(
+            ROW (entry_id, 'duplicate', false, r.generation, r.original_entry_id)::recorded_entry), '{}')
+        INTO others
+        FROM repeated r JOIN inserted USING (entry_id);
+    END IF;
+
+    -- 4. Content whose window has passed, one by one, for each may be the original of the next.
+    IF cardinality(accepted) + cardinality(others) < cardinality(p_orders) THEN
+        FOR v_order IN
+            SELECT e.*, entry_instant(e.entry_ms) AS entry_at FROM unnest(p_orders) WITH ORDINALITY e
+            WHERE e.entry_id NOT IN (SELECT unnest(accepted))
+                AND e.entry_id NOT IN (SELECT r.entry_id FROM unnest(others) r)
+            ORDER BY e.content_hash, e.ordinality
+        LOOP
+            others := others || record_next_generation(p_stream, p_window, v_now, v_order);
+        END LOOP;
+    END IF;
+
+    IF cardinality(p_rejections) > 0 THEN
+        WITH inserted AS (
+            INSERT INTO rejections (stream, entry_id, entry_at, code, reason, order_id, symbol, fields,
+                recorded_at)
+            SELECT p_stream, e.entry_id, entry_instant(e.entry_ms), e.code, e.reason, e.order_id,
+                e.symbol, e.fields, v_now
+            FROM unnest(p_rejections) e
+            WHERE NOT EXISTS (SELECT FROM orders o
+                    WHERE o.stream = p_stream AND o.entry_id = e.entry_id)
+                AND NOT EXISTS (SELECT FROM duplicates d
+                    WHERE d.stream = p_stream AND d.entry_id = e.entry_id)
+            ON CONFLICT (stream, entry_id) DO NOTHING
+            RETURNING entry_id
+        ) SELECT coalesce(array_agg(i.entry_id), '{}') INTO v_rejected FROM inserted i;
+
+        SELECT others || coalesce(array_agg(ROW (e.entry_id, 'rejected',
+            e.entry_id NOT IN (SELECT unnest(v_rejected)), NULL, NULL)::recorded_entry), '{}')
+        INTO others
+        FROM unnest(p_rejections) e
+        WHERE EXISTS (SELECT FROM rejections r
+            WHERE r.stream = p_stream AND r.entry_id = e.entry_id AND r.code = e.code);
+    END IF;
+
+    others := others || ARRAY(
+        SELECT ROW (id, 'trimmed', true, NULL, NULL)::recorded_entry FROM unnest(v_trimmed) id);
+END
+$$;
