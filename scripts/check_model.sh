@@ -93,12 +93,12 @@ holds() {
     fi
 }
 
-# A protocol that must not hold. Three entries and two faults suffice for each.
+# A protocol that must not hold. Three entries suffice for each, and two faults for most.
 # $1 what it is about, $2 what the checker must say is broken, $3.. switches
 breaks() {
     local about=$1 broken=$2
     shift 2
-    run -DENTRIES=3 -DFAULTS=2 "$@"
+    run -DENTRIES=3 "-DFAULTS=$faults" "$@"
     if grep -qE "^pan:1: .*$broken" "$scratch/run/output"; then
         verdict ok "$about" "breaks: $broken"
     else
@@ -115,7 +115,12 @@ holds "any number of faults, 3 entries, one at a time" -DENTRIES=3
 holds "2 faults, 4 entries, batches" -DENTRIES=4 -DFAULTS=2 -DBATCHES
 holds "3 faults, 4 entries, one at a time" -DENTRIES=4 -DFAULTS=3
 
+holds "2 faults, 3 entries, batches, trimmed in hand" -DENTRIES=3 -DFAULTS=2 -DBATCHES -DTRIMMING
+holds "3 faults, 3 entries, one at a time, trimmed in hand" -DENTRIES=3 -DFAULTS=3 -DTRIMMING
+holds "2 faults, 3 entries, batches, ids given again" -DENTRIES=3 -DFAULTS=2 -DBATCHES -DGIVEN_AGAIN
+
 at_the_end=-DJUDGE_AT_THE_END
+faults=2
 breaks "wrong: acknowledge before commit" I4_acknowledged_only_after_commit -DACKNOWLEDGE_BEFORE_COMMIT
 breaks "wrong: acknowledge before commit, judged at the end" I1_no_order_is_missing \
     -DACKNOWLEDGE_BEFORE_COMMIT $at_the_end
@@ -127,6 +132,19 @@ breaks "wrong: no point for a redelivered entry" I5_point_written_or_owed_before
     -DSKIP_POINT_OF_REDELIVERY
 breaks "wrong: a lost group made again at its end" I1_no_order_is_missing -DRECREATE_AT_END
 breaks "wrong: what dead workers left is never taken over" "acceptance cycle" -DNO_TAKEOVER
+breaks "wrong: acknowledge before points are written or owed" I5_point_written_or_owed_before_acknowledgement \
+    -DSETTLE_BEFORE_POINTS
+breaks "wrong: the same, judged at the end" I5_each_outcome_has_its_point -DSETTLE_BEFORE_POINTS $at_the_end
+breaks "wrong: a consumer is deleted with what it has pending" I1_no_order_is_missing \
+    -DDELETE_CONSUMER -DORDERS_ALONE
+breaks "wrong: record what is on record as trimmed" I3_every_entry_has_one_outcome \
+    -DTRIMMING -DRECORD_TRIMMED_AGAIN
+breaks "wrong: what was trimmed once stays so, its id given again" "acceptance cycle" \
+    -DGIVEN_AGAIN -DFIRST_STANDS_ALWAYS
+faults=3 breaks "wrong: acknowledge what may be another entry" I1_no_order_is_missing \
+    -DGIVEN_AGAIN -DLEFT_IS_ACKNOWLEDGED $at_the_end
 breaks "not covered: Postgres forgets a commit" I1_no_order_is_missing -DPOSTGRES_FORGETS $at_the_end
-breaks "not covered: an entry is trimmed while a worker has it" I3_every_entry_has_one_outcome -DTRIM_IN_HAND
+breaks "not covered: Redis drops a trimmed entry as it is taken over" I5_each_outcome_has_its_point \
+    -DTRIMMING -DCLAIM_DROPS_TRIMMED $at_the_end
+faults=3 breaks "not covered: a late acknowledgement, its id given again" I1_no_order_is_missing -DGIVEN_AGAIN
 exit "$failed"

@@ -7,8 +7,10 @@
  * which finds everything recorded and acknowledged and nothing owed.
  *
  * Sizes, set with -D: ENTRIES, 3 or 4; FAULTS, how many at most, or not set for any number; BATCHES, where a
- * worker may take all there is at once and not only one entry. Names of wrong protocols are set with -D too;
- * JUDGE_AT_THE_END leaves them all but the audit, to see what a wrong step leads to.
+ * worker may take all there is at once and not only one entry; TRIMMING, where pending entries may be trimmed;
+ * GIVEN_AGAIN, where the stream may be deleted too, and replayed with the ids it had. Names of wrong protocols
+ * are set with -D too; JUDGE_AT_THE_END leaves them all but the audit, to see what a wrong step leads to,
+ * and ORDERS_ALONE leaves out what the audit says of points.
  */
 #ifndef ENTRIES
 #define ENTRIES 4
@@ -20,6 +22,7 @@
 #define TWIN      4
 #define GOOD      8                             /* an order of its own */
 #define TWINS     (ORIGINAL | TWIN)
+#define ORDERS    (ALL & ~BAD)
 #define ALL       ((1 << ENTRIES) - 1)
 #define behind(n) (ALL & ~((1 << (n)) - 1))     /* the entries behind the first n */
 
@@ -46,6 +49,29 @@ byte hand[2], known[2];
 /* A request whose sender gave up waiting. It may still take effect, or be lost. One at a time. */
 byte late_record, late_settle;
 
+#ifdef GIVEN_AGAIN
+#define TRIMMING
+#endif
+#ifdef TRIMMING
+byte trimmed;                                   /* gone from the stream */
+byte blank[2], late_blank;                      /* in hand, or on its way, without fields */
+#define without_fields(w) blank[w]
+#else
+#define trimmed 0
+#define late_blank 0
+#define without_fields(w) 0
+#endif
+#ifdef GIVEN_AGAIN
+byte again;                                     /* entries whose id was given again */
+byte noted[2];                                  /* rejected as trimmed since the worker last heard Postgres' time, */
+byte since[2], late_since;                      /* and since the time that its batch, or the late request, carries */
+#define since_read(w) since[w]
+#else
+#define again 0
+#define late_since ALL
+#define since_read(w) ALL
+#endif
+
 bool calm, audited;
 #define done (delivered == ENTRIES && !pending && !hand[0] && !hand[1] && !owed)
 
@@ -59,16 +85,11 @@ byte faults;
 #ifdef SKIP_POINT_OF_REDELIVERY
 byte fresh[2];                                  /* in hand, and recorded by this very worker */
 #endif
-#ifdef TRIM_IN_HAND
-byte trimmed, blank[2];                         /* gone from the stream; in hand without fields */
-#define without_fields(w) blank[w]
-#else
-#define without_fields(w) 0
-#endif
 
 /* Never set: they give a broken promise its name in what the checker prints. */
 hidden byte I1_no_order_is_missing, I2_no_content_is_accepted_twice, I3_every_entry_has_one_outcome;
 hidden byte I4_acknowledged_only_after_commit, I5_point_written_or_owed_before_acknowledgement;
+hidden byte I5_each_outcome_has_its_point;
 hidden byte a_duplicate_stands_beside_its_original;
 
 /* Some of a set: any one, or all. */
@@ -101,11 +122,29 @@ inline claim_and_decide(w)
     fi
 }
 
+/* What a batch leaves pending: orders that another worker found trimmed since they were read, or so it may be. */
+#ifdef RECORD_TRIMMED_AGAIN
+#define left(set, blank_ones, since_ones) 0
+#elif defined(FIRST_STANDS_ALWAYS)
+#define left(set, blank_ones, since_ones) ((set) & ORDERS & rejections & ~(blank_ones))
+#else
+#define left(set, blank_ones, since_ones) \
+    ((set) & ORDERS & rejections & ~(accepted | duplicates) & ~(blank_ones) & (since_ones))
+#endif
+
 /* One entry's part of the transaction. An entry that is on record keeps its outcome. */
 inline record_one(entry, is_known, is_bad)
 {
     if
-    :: is_bad -> rejections = rejections | (entry & ~(accepted | duplicates))
+    :: is_bad ->
+#ifdef GIVEN_AGAIN
+        noted[0] = noted[0] | (entry & ORDERS & ~on_record);
+        noted[1] = noted[1] | (entry & ORDERS & ~on_record);
+        since[0] = since[0] | (entry & ORDERS & ~on_record);
+        since[1] = since[1] | (entry & ORDERS & ~on_record);
+        late_since = late_since | (entry & ORDERS & ~on_record);
+#endif
+        rejections = rejections | (entry & ~(accepted | duplicates))
 #if defined(HELD_IS_DUPLICATE) || defined(DROP_UNPROVEN_DUPLICATE)
     :: !is_bad && !original_of(entry) && is_known -> duplicates = duplicates | entry
     :: !is_bad && !original_of(entry) && !is_known -> accepted = accepted | entry
@@ -132,7 +171,7 @@ inline record(set, known_ones, blank_ones)
     if :: set & 8 -> record_one(8, (known_ones & 8), ((BAD | blank_ones) & 8)) :: else fi;
 #ifndef JUDGE_AT_THE_END
     assert((accepted & TWINS) != TWINS || I2_no_content_is_accepted_twice);
-    assert((!(accepted & duplicates) && !((accepted | duplicates) & rejections)) ||
+    assert((!(accepted & duplicates) && !((accepted | duplicates) & rejections & ~again)) ||
         I3_every_entry_has_one_outcome);
     assert(!(duplicates & TWINS) || (accepted & TWINS) || a_duplicate_stands_beside_its_original)
 #endif
@@ -152,15 +191,49 @@ inline settle(set)
     pending = pending & ~set
 }
 
+/* A worker's transaction. Who gets Postgres' time with the answer is not misled by what was before. */
+inline record_own(w)
+{
+    leave = left(hand[w], without_fields(w), since_read(w));
+    record((hand[w] & ~leave), known[w], without_fields(w));
+    known[w] = 0;
+#ifdef TRIMMING
+    blank[w] = 0;
+#endif
+#ifdef GIVEN_AGAIN
+    noted[w] = 0;
+    since[w] = 0;
+#endif
+}
+
 /* The process ends and starts again. What it had in hand stays pending, its claim stays held. */
 inline crash(w)
 {
     hand[w] = 0;
+#ifdef TRIMMING
+    blank[w] = 0;
+#endif
+#ifdef GIVEN_AGAIN
+    noted[w] = 0;                                       /* it asks Postgres for its time at its start */
+    since[w] = 0;
+#endif
     known[w] = 0
+}
+
+inline note_reading(w)
+{
+#ifdef TRIMMING
+    blank[w] = hand[w] & trimmed;
+#endif
+#ifdef GIVEN_AGAIN
+    since[w] = noted[w];
+#endif
+    skip
 }
 
 proctype Worker(byte me)
 {
+    byte leave;
 read_:
     if
     :: atomic { delivered < ENTRIES ->                  /* new entries: the next, or all */
@@ -172,11 +245,13 @@ read_:
             :: true
             fi;
 #endif
-            pending = pending | hand[me] }
+            pending = pending | hand[me];
+            note_reading(me) }
 #ifndef NO_TAKEOVER
     :: atomic { pending -> pick(hand[me], pending);     /* its own, or those of a worker that may be alive */
-#ifdef TRIM_IN_HAND
-            blank[me] = hand[me] & trimmed
+            note_reading(me);
+#ifdef CLAIM_DROPS_TRIMMED
+            pending = pending & ~blank[me]
 #endif
         }
 #endif
@@ -198,16 +273,34 @@ record_:
 #ifdef SKIP_POINT_OF_REDELIVERY
             fresh[me] = hand[me] & ~on_record;
 #endif
-            record(hand[me], known[me], without_fields(me));
-            known[me] = 0 }
+            record_own(me);
+#ifndef LEFT_IS_ACKNOWLEDGED
+            hand[me] = hand[me] & ~leave;
+#endif
+            leave = 0 }
     :: atomic { FAULT(true) ->                          /* InfluxDB is known to be away */
-            record(hand[me], known[me], without_fields(me));
-            known[me] = 0;
+            record_own(me);
             owed = owed | (hand[me] & ~points);
+#ifndef LEFT_IS_ACKNOWLEDGED
+            hand[me] = hand[me] & ~leave;
+#endif
+            leave = 0;
             goto settle_ }
-    :: atomic { FAULT(!late_record && !late_settle) -> late_record = hand[me]; goto record_ }
+    :: atomic { FAULT(!late_record && !late_settle) ->
+            late_record = hand[me];
+#ifdef TRIMMING
+            late_blank = blank[me];
+#endif
+#ifdef GIVEN_AGAIN
+            late_since = since[me];
+#endif
+            goto record_ }
     :: atomic { FAULT(true) -> crash(me); goto read_ }
     fi;
+
+#ifdef SETTLE_BEFORE_POINTS
+    atomic { settle(hand[me]) };
+#endif
 
     if
 #ifdef SKIP_POINT_OF_REDELIVERY
@@ -225,6 +318,17 @@ settle_:
     :: atomic { FAULT(!late_record && !late_settle) -> late_settle = hand[me]; goto settle_ }
     :: atomic { FAULT(true) -> crash(me); goto read_ }
     fi
+}
+
+inline forget_late_record()
+{
+#ifdef TRIMMING
+    late_blank = 0;
+#endif
+#ifdef GIVEN_AGAIN
+    late_since = 0;
+#endif
+    late_record = 0
 }
 
 /* What happens around the workers, at any moment. */
@@ -263,14 +367,32 @@ proctype Surroundings()
 #endif
         }
     /* A late request takes effect, or is lost. Known or not is the same to record. */
-    :: atomic { late_record -> record(late_record, 0, 0); late_record = 0 }
+    :: atomic { late_record ->
+            some = left(late_record, late_blank, late_since);
+            record((late_record & ~some), 0, late_blank);
+            some = 0;
+            forget_late_record() }
     :: atomic { late_settle -> settle(late_settle); late_settle = 0 }
-    :: atomic { late_record -> late_record = 0 }
+    :: atomic { late_record -> forget_late_record() }
     :: atomic { late_settle -> late_settle = 0 }
     /* InfluxDB is there, and the backlog is drained. */
     :: atomic { owed -> points = points | owed; owed = 0 }
-#ifdef TRIM_IN_HAND
-    :: atomic { FAULT(pending) -> trimmed = pending }
+#ifdef TRIMMING
+    :: atomic { FAULT(pending & ~trimmed) ->
+            pick(some, (pending & ~trimmed));
+            trimmed = trimmed | some;
+            some = 0 }
+#endif
+#ifdef GIVEN_AGAIN
+    /* The stream is deleted, and its entries come again under their ids: others by all that Redis knows. */
+    :: atomic { FAULT(trimmed) ->
+            pending = 0;
+            delivered = 0;
+            again = ALL;
+            trimmed = 0 }
+#endif
+#ifdef DELETE_CONSUMER
+    :: atomic { pending & ~(hand[0] | hand[1]) -> pending = pending & (hand[0] | hand[1]) }
 #endif
 #ifdef POSTGRES_FORGETS
     :: atomic { FAULT(on_record) ->
@@ -283,8 +405,11 @@ proctype Surroundings()
     :: atomic { !calm -> calm = true }
     /* The audit, when nothing is left to do. */
     :: atomic { calm && done && !audited ->
-            assert((on_record == ALL && (accepted & TWINS) && (ENTRIES < 4 || (accepted & GOOD))) ||
-                I1_no_order_is_missing);
+            assert((on_record == ALL && !(ORDERS & ~(accepted | duplicates | trimmed)) &&
+                (!(duplicates & TWINS) || (accepted & TWINS))) || I1_no_order_is_missing);
+#ifndef ORDERS_ALONE
+            assert(points == ALL || I5_each_outcome_has_its_point);
+#endif
             audited = true }
     od
 }
