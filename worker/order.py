@@ -10,6 +10,7 @@ found by one look at the text and turned back into the very bytes for the reject
 import json
 import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -22,7 +23,13 @@ import msgspec
 HASH_TAG = b"ordergate.order.v1\n"
 FIELDS_MAX = 64
 BYTES_MAX = 64 * 1024
+NORMALIZED_AT_ONCE = (
+    256  #: characters of a text that `unicodedata.normalize` is quick with, whatever they are
+)
 DEPTH_MAX = 16  #: levels of lists and objects within a payload's extra fields
+VALUES_MAX = (
+    4096  #: names and values of a payload: each is an object in memory, its text two bytes or more
+)
 
 DIGITS_MAX = 28
 SIZE_MIN, SIZE_MAX = Decimal("1e-18"), Decimal("1e18")
@@ -92,6 +99,8 @@ INSTANT = re.compile(
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 JSON_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  #: JSON may be indented
 SURROGATE = re.compile(r"[\ud800-\udfff]")
+#: A string of JSON, also one that does not end: else the search would begin anew at each quote within.
+JSON_STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 
 
 class Order(msgspec.Struct, frozen=True, gc=False):
@@ -154,8 +163,9 @@ def parse(
     """
     try:
         return _order(_named(fields), envelope)
-    except _Refusal as refusal:
-        return _malformed(refusal, fields or ())
+    except _Refusal as refused:
+        refusal = refused.with_traceback(None)  # which holds the payload, decoded
+    return _malformed(refusal, fields or ())
 
 
 def canonical(fields: Sequence[str], envelope: frozenset[str] = ENVELOPE_FIELDS) -> bytes:
@@ -247,13 +257,29 @@ def _check_model_type(name: str, value: Json, *, fits: bool) -> None:
         raise _Refusal(f"{name}_invalid", f"{name} must be text, not {_json(value)[:40]}")
 
 
+def _check_shape(text: str) -> None:
+    """Refuse before it is decoded what would take many times its size, telling depth from number."""
+    bare = JSON_STRING.sub("", text)
+    depth = 0
+    for bracket in re.finditer(r"[\[{]|[\]}]", bare):
+        depth += 1 if bracket[0] in "[{" else -1
+        if depth > DEPTH_MAX + 1:  # the payload itself is one
+            raise _too_deep()
+    if sum(map(bare.count, ",:[{")) > VALUES_MAX:
+        raise _Refusal("too_many_values", f"a payload holds at most {VALUES_MAX} names and values")
+
+
+def _too_deep() -> _Refusal:
+    return _Refusal("payload_too_deep", f"a payload nests at most {DEPTH_MAX} levels deep")
+
+
 def _decoded(text: str) -> dict[str, Json]:
+    if len(text) > VALUES_MAX:  # a shorter one cannot hold so many
+        _check_shape(text)
     try:
         payload: Json = _PAYLOAD.decode(text)
     except RecursionError:
-        raise _Refusal(
-            "payload_too_deep", f"a payload nests at most {DEPTH_MAX} levels deep"
-        ) from None
+        raise _too_deep() from None
     except ValueError as error:
         raise _Refusal("payload_not_json", f"payload must be a JSON object: {error}") from None
     if not isinstance(payload, dict):
@@ -284,7 +310,7 @@ def _check_json(value: Json, depth: int) -> None:
     elif isinstance(value, str):
         _check_json_text(value)
     elif isinstance(value, dict | list) and depth == 0:
-        raise _Refusal("payload_too_deep", f"a payload nests at most {DEPTH_MAX} levels deep")
+        raise _too_deep()
     elif isinstance(value, list):
         for item in value:
             _check_json(item, depth - 1)
@@ -320,9 +346,9 @@ class _Model(msgspec.Struct, frozen=True, gc=False):
 def _order(named: Mapping[str, Json], envelope: frozenset[str]) -> Order:
     model = _model(cast("Mapping[str, str | None]", named))  # as far as the model goes
     others = not MODEL_FIELDS.issuperset(named)
-    content = _canonical(model, named if others else {}, envelope)
+    content = _canonical(model, named if others else {}, envelope).encode()
     return Order(
-        sha256(HASH_TAG + content.encode()).digest(),
+        sha256(HASH_TAG + content).digest(),
         model.order_id,
         model.account,
         model.symbol,
@@ -477,7 +503,9 @@ def _canonical(model: _Model, named: Mapping[str, Json], envelope: frozenset[str
     if others := named.keys() - MODEL_FIELDS - envelope:
         content += _members((_nfc(name), named[name]) for name in others)
         content.sort()
-    return "{" + ",".join([member for _, member in content if member]) + "}"
+    text = ",".join([member for _, member in content if member])
+    del content  # as long as the text, which the braces copy
+    return f"{{{text}}}"
 
 
 def _members(pairs: Iterable[tuple[str, Json]]) -> list[tuple[str, str]]:
@@ -495,7 +523,31 @@ def _instant(at: datetime) -> str:
 
 
 def _nfc(text: str) -> str:
-    return text if text.isascii() else unicodedata.normalize("NFC", text)
+    if text.isascii():
+        return text
+    if len(text) > NORMALIZED_AT_ONCE and not unicodedata.is_normalized("NFC", text):
+        text = _marks_sorted(text)
+    return unicodedata.normalize("NFC", text)
+
+
+def _marks_sorted(text: str) -> str:
+    """Decomposed text whose combining marks stand in canonical order, in linear time.
+
+    `normalize` sorts each run of marks by insertion: a run of 64 KiB takes it more than a second.
+    Source: https://www.unicode.org/versions/Unicode15.0.0/ch03.pdf, section 3.11, D109
+    """
+    whole = bytearray()
+    run: defaultdict[int, bytearray] = defaultdict(
+        bytearray
+    )  # marks since the last starter, by class
+    for char in text:
+        for part in unicodedata.normalize("NFD", char):
+            mark = unicodedata.combining(part)
+            if run and not mark:
+                whole += b"".join([run.pop(mark) for mark in sorted(run)])
+            (run[mark] if mark else whole).extend(part.encode())
+    whole += b"".join([run[mark] for mark in sorted(run)])
+    return whole.decode()
 
 
 def _quote(text: str) -> str:
@@ -509,7 +561,7 @@ def _canonical_json(value: Json) -> str:
     """Canonical JSON: names sorted by code point, text in NFC, numbers plain without trailing zeros."""
     if isinstance(value, dict):
         members = _members((_nfc(name), item) for name, item in value.items())
-        return "{" + ",".join(member for _, member in sorted(members)) + "}"
+        return f"{{{','.join(member for _, member in sorted(members))}}}"
     if isinstance(value, list):
         return f"[{','.join(map(_canonical_json, value))}]"
     if isinstance(value, _Number):
@@ -530,9 +582,8 @@ def _extra(named: Mapping[str, Json]) -> str:
 
 def _json(value: Json) -> str:
     if isinstance(value, dict):
-        return (
-            "{" + ",".join([f"{_quote(name)}:{_json(item)}" for name, item in value.items()]) + "}"
-        )
+        text = ",".join([f"{_quote(name)}:{_json(item)}" for name, item in value.items()])
+        return f"{{{text}}}"
     if isinstance(value, list):
         return f"[{','.join(map(_json, value))}]"
     if isinstance(value, _Number):

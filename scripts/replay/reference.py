@@ -38,7 +38,10 @@ MODEL = {
     "expire_time",
 }
 
-_DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?", re.ASCII)
+_DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?0*\d{1,4})?", re.ASCII)
+_INSTANT = re.compile(
+    r"\d{4}(-\d\d){2}[T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d:?[0-5]\d)", re.ASCII
+)
 _SYMBOL = re.compile(r"[A-Za-z0-9._\-/:]{1,32}", re.ASCII)
 
 
@@ -184,14 +187,14 @@ def _decimal(text: str) -> Decimal:
     _check(_DECIMAL.fullmatch(text) is not None)
     value = Decimal(text)
     _check(len(value.as_tuple().digits) <= 28)
+    _check(-45 <= int(value.as_tuple().exponent) <= 18)  # for zeros; else it follows from the size
     _check(not value or Decimal("1e-18") <= abs(value) <= Decimal("1e18"))
     return value
 
 
 def _instant(text: str) -> datetime:
-    at = datetime.fromisoformat(text.upper())
-    _check(at.tzinfo is not None)
-    return at
+    _check(_INSTANT.fullmatch(text.upper()) is not None)
+    return datetime.fromisoformat(text.upper())
 
 
 def _nfc(text: str) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from hashlib import sha256
+from time import thread_time
 from typing import cast
 
 import pytest
@@ -443,3 +444,29 @@ def check(found: Order | Malformed) -> None:
 
 def test_a_payload_and_its_flat_form_hash_the_same() -> None:
     assert hash_of(payload()) == hash_of(flat())
+
+
+# --- text that takes long to normalize ---
+
+MARKS = "".join(char for char in map(chr, range(0x110000)) if unicodedata.combining(char))
+STARTERS = "aé\u1ea5\u1112\u1161\u11ab\u0cc6\u0cc2\u0cd5\u0958\U0001d15e漢"
+
+
+@given(
+    st.text(st.sampled_from(MARKS) | st.sampled_from(STARTERS), max_size=60),
+    st.integers(0, 40),
+)
+def test_long_text_is_brought_into_nfc_just_as_short_text_is(text: str, times: int) -> None:
+    long = text * times
+    expected = json.dumps(unicodedata.normalize("NFC", long), ensure_ascii=False)
+    assert canonical(flat(note=long)).decode().partition('"note":')[2].startswith(expected)
+
+
+@pytest.mark.parametrize("form", ["flat", "payload"])
+def test_many_combining_marks_in_the_wrong_order_take_no_time(form: str) -> None:
+    note = f"a{chr(0x301) * 12_000}{chr(0x316) * 12_000}x"
+    fields = flat(note=note) if form == "flat" else payload_text(f'"note": "{note}"')
+    begun = thread_time()
+    content = canonical(fields).decode().partition('"note":')[2]
+    assert thread_time() - begun < 0.3  # sorted by insertion it is a second
+    assert content.startswith('"\u00e1' + "\u0316" * 12_000 + "\u0301" * 11_999 + "x")

@@ -1,6 +1,7 @@
 """An order as JSON: the same order as in flat fields, numbers exact."""
 
 import json
+import tracemalloc
 from decimal import Decimal
 
 import pytest
@@ -17,7 +18,7 @@ from tests.unit import (
     priced,
     valid,
 )
-from worker.order import canonical
+from worker.order import canonical, parse
 
 
 @pytest.mark.parametrize("kind", PRICES)
@@ -128,9 +129,44 @@ def test_an_extra_field_may_nest_16_levels_deep(name: str, deep: str) -> None:
 
 
 def test_many_lists_side_by_side_are_not_deep() -> None:
-    assert valid(payload_of("note", f"[{','.join(['[[]]'] * 5000)}]")).extra
+    assert valid(payload_of("note", f"[{','.join(['[[]]'] * 1000)}]")).extra
 
 
 def test_an_empty_name_is_a_name() -> None:
     assert valid(payload_text('"": 1')).extra == '{"":1}'
     assert canonical(flat(**{"": "x"})).startswith(b'{"":"x","account"')
+
+
+@pytest.mark.parametrize("text", [",:[{" * 10_000, r"\"," * 10_000, ", " * 20_000 + r"\\"])
+def test_text_is_not_counted_as_what_it_looks_like(text: str) -> None:
+    assert valid(payload_text(f'"note": "{text}"')).extra
+
+
+ITEMS = ("1", "1234", '"中"', '"\U0001f4c8a"', "[]", "{}", '{"ab":1}', "[[[1]]]", "NaN")
+
+
+@pytest.mark.parametrize("item", ITEMS)
+@pytest.mark.parametrize("field", ["note", "account", "ts"])
+@pytest.mark.parametrize("count", [500, 1_000, 2_000, 4_000, 60_000])
+def test_an_entry_takes_at_most_twenty_times_its_size_in_memory(
+    item: str, field: str, count: int
+) -> None:
+    size = len(item.encode()) + 1
+    fields = payload_of(field, f"[{','.join([item] * min(count, 65_000 // size))}]")
+    assert memory_of(fields) <= max(20 * len(fields[1].encode()), 2**20)
+
+
+@pytest.mark.parametrize("text", ['"', "\\", "x", "\u0301"])
+def test_so_does_one_with_long_text(text: str) -> None:
+    fields = flat(note="\U0001f4c8" + text * (64_000 // len(text.encode())))
+    assert memory_of(fields) <= 20 * 65_000
+
+
+def memory_of(fields: list[str]) -> int:
+    """The most bytes held at once while the entry is parsed."""
+    tracemalloc.start()
+    try:
+        parse(fields)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()

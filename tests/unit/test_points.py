@@ -1,96 +1,17 @@
 """Points: each line, read back by a parser of the line protocol, says what was meant and nothing else."""
 
-from typing import NamedTuple
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.entry import Entry
+from tests.line_protocol import Parsed, parse_lines
 from tests.unit import PRICES, flat, payload, priced, valid
 from worker.order import Malformed
 from worker.outcome import Accepted, Duplicate, Kept, Outcome, Rejected
 from worker.points import Point, has_own_time, line, lines, points, time_ns
 
 INT64_MAX = 2**63 - 1
-
-# --- a parser of the line protocol ---
-
-
-class Parsed(NamedTuple):
-    """What InfluxDB stores for one line."""
-
-    measurement: str
-    tags: dict[str, str]
-    fields: dict[str, str | int | float]
-    time_ns: int
-
-
-def parse_lines(body: str) -> list[Parsed]:
-    """Read line protocol as InfluxDB's engine does, one character after the other.
-
-    Outside of quotes a backslash escapes a comma, an equals sign or a space, and stands for itself before
-    anything else; within the quotes of a field it escapes a quote or a backslash.
-    """
-    found: list[Parsed] = []
-    while body:
-        parsed, body = parse_line(body)
-        found.append(parsed)
-    return found
-
-
-def parse_line(text: str) -> tuple[Parsed, str]:
-    measurement, text = word(text, ", ")
-    tags: dict[str, str] = {}
-    while text[0] == ",":
-        key, text = word(text[1:], "=")
-        value, text = word(text[1:], ", ")
-        assert key not in tags
-        assert key
-        assert value
-        tags[key] = value
-    assert list(tags) == sorted(tags)
-    fields: dict[str, str | int | float] = {}
-    while text[0] in (" ", ","):
-        key, text = word(text[1:], "=")
-        value, text = field_value(text[1:])
-        assert key not in fields
-        assert key
-        fields[key] = value
-        if text[0] == " ":
-            break
-    time, end, text = text[1:].partition("\n")
-    assert text or not end
-    return Parsed(measurement, tags, fields, int(time)), text
-
-
-def word(text: str, ends: str) -> tuple[str, str]:
-    """A name or a tag value up to one of `ends`, and the rest from that on."""
-    found, at = "", 0
-    while text[at] not in ends:
-        assert text[at] not in "\n=, ", "not escaped"
-        if text[at] == "\\":
-            found += text[at + 1] if text[at + 1] in ",= " else text[at : at + 2]
-            at += 1
-        else:
-            found += text[at]
-        at += 1
-    return found, text[at:]
-
-
-def field_value(text: str) -> tuple[str | int | float, str]:
-    if text[0] == '"':
-        found, at = "", 1
-        while text[at] != '"':
-            if text[at] == "\\" and text[at + 1] in '\\"':
-                at += 1
-            found += text[at]
-            at += 1
-        return found, text[at + 1 :]
-    end = min(at for at in (text.find(" "), text.find(",")) if at >= 0)
-    number = text[:end]
-    value = int(number[:-1]) if number.endswith("i") else float(number)
-    return value, text[end:]
 
 
 def read(point: Point) -> Parsed:

@@ -35,6 +35,8 @@ class Case(NamedTuple):
 
 
 TOO_MANY = {f"x{n}": "" for n in range(FIELDS_MAX + 1 - len(LIMIT))}
+LONG = '"' + ", [ {" * 2_000 + '",'
+MANY_NAMES = ", ".join(f'"{n}": 1' for n in range(2_050))
 SPACES = "\u00a0\u2003\u2028\u200b\u00ad\ufeff\ue000"  # nothing of it is printable
 
 REJECTIONS = [
@@ -107,6 +109,12 @@ REJECTIONS = [
     Case("payload_too_deep", "the same in an envelope field", payload_text('"ts": ' + "[" * 60_000)),
     Case("payload_too_deep", "in a field of text", payload_of("account", "[" * 900 + "]" * 900)),
     Case("payload_too_deep", "in a price", payload_of("price", '{"a":' * 400 + "1" + "}" * 400)),
+    Case("payload_too_deep", "17 lists in much text", payload_text(f'"a": [{LONG}{"[" * 16}1{"]" * 16}]')),
+    Case("too_many_values", "numbers that fill the entry", payload_text(f'"a": [{"1," * 30_000}1]')),
+    Case("too_many_values", "lists that fill it", payload_text(f'"a": [{"[]," * 20_000}[]]')),
+    Case("too_many_values", "objects side by side", payload_text(f'"a": [{"{}," * 2_100}{{}}]')),
+    Case("too_many_values", "names of one object", payload_text(f'"a": {{{MANY_NAMES}}}')),
+    Case("too_many_values", "in a field of text", payload_of("account", f'[{"1," * 30_000}1]')),
     Case("number_out_of_range", "a number of 29 digits", payload_text(f'"a": {"1" * 29}')),
     Case("number_out_of_range", "an exponent to fill memory", payload_text('"a": 1E+1000000')),
     Case("number_out_of_range", "the same, nested", payload_text('"a": [{"b": -1e-1000000}]')),
