@@ -52,12 +52,15 @@ class Reset:
 
 @dataclass(frozen=True, slots=True)
 class Hang:
-    """Connections are accepted, and whatever is sent on them, in either direction, is swallowed."""
+    """Connections are accepted, and whatever is sent on them, in either direction, is swallowed.
+
+    A connection on which something was swallowed stays dumb that way: TCP has no holes.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class DropReplies:
-    """Requests reach the server, its answers vanish."""
+    """Requests reach the server, its answers vanish; all later ones of a connection too, as with `Hang`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +111,9 @@ class _Link:
     server: socket.socket
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     over: anyio.Event = field(default_factory=anyio.Event)
-    ended: bool = False
+    dumb: set[Direction] = field(
+        default_factory=set[Direction]
+    )  #: nothing passes that way any more
 
     def ends(self, direction: Direction) -> tuple[socket.socket, socket.socket]:
         """Where bytes of that direction come from, and where they go."""
@@ -118,13 +123,14 @@ class _Link:
 
     def reset(self) -> None:
         """End it with RST on both sides."""
+        self.dumb |= set(Direction)
         _reset_at_close(self.client)
         _reset_at_close(self.server)
         self.scope.cancel()
 
     def end(self) -> None:
         """Tell both sides that nothing more comes; what they still send is read and thrown away."""
-        self.ended = True
+        self.dumb |= set(Direction)
         for side in (self.server, self.client):
             _no_more(side)
 
@@ -135,6 +141,7 @@ class Proxy:
     :ivar attempts: connections accepted so far; the next one has this number
     :ivar passed: bytes that have gone each way, over all connections
     :ivar flights: the same bytes, where they are recorded
+    :ivar struck: set when what was planned begins
     :ivar has_cut: whether a `Cut` came to its byte
     """
 
@@ -150,9 +157,11 @@ class Proxy:
         self.attempts = 0
         self.passed: Counter[Direction] = Counter()
         self.flights: list[Flight] = []
+        self.struck = anyio.Event()
         self.has_cut = False
         self._fault: Fault = Sound()
         self._faults: dict[int, Fault] = {}
+        self._planned: tuple[Fault, Direction, int] | None = None
         self._links: dict[int, _Link] = {}
         self._listening = anyio.CancelScope()
 
@@ -183,6 +192,10 @@ class Proxy:
         for link in list(self._links.values()):
             if isinstance(self._fault_of(link), Refuse | Reset):
                 link.reset()
+
+    def plan(self, fault: Fault, direction: Direction, after: int) -> None:
+        """Inflict it on all connections once more than so many bytes in all would go that way."""
+        self._planned = (fault, direction, after)
 
     async def quiet(self) -> None:
         """Wait until every connection is over, on the server's side too: nothing lands late."""
@@ -227,9 +240,19 @@ class Proxy:
     async def _pump(self, link: _Link, direction: Direction) -> None:
         source, sink = link.ends(direction)
         while data := await _received(source):
-            if not link.ended:
+            await self._follow_plan(direction, len(data))
+            if direction not in link.dumb:
                 await self._pass(link, direction, data)
         _no_more(sink)
+
+    async def _follow_plan(self, direction: Direction, size: int) -> None:
+        match self._planned:
+            case (fault, way, after) if way is direction and self.passed[way] + size > after:
+                self._planned = None
+                await self.inflict(fault)
+                self.struck.set()
+            case _:
+                pass
 
     async def _pass(self, link: _Link, direction: Direction, data: bytes) -> None:
         """Let bytes through as the connection's fault wants it."""
@@ -238,9 +261,9 @@ class Proxy:
             case Cut() as cut if cut.direction is direction and self._remaining(cut) <= len(data):
                 await self._cut(link, cut, data[: max(0, self._remaining(cut))])
             case Hang():
-                pass
+                link.dumb.add(direction)
             case DropReplies() if answers:
-                pass
+                link.dumb.add(direction)
             case Delay(seconds) if answers:
                 await anyio.sleep(seconds)
                 await self._send(link, direction, data)
