@@ -2,13 +2,17 @@
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from tests.chaos.proxy import Cut, Direction, Flight
-from tests.chaos.rounds import SERVERS, Lane, Proxies, Spread, nothing
+from tests.chaos.proxy import Cut, Direction
+from tests.chaos.rounds import Lane, Proxies, Spread
 
 REACHED_MIN = 0.9  #: of the cuts; conversations differ a little, and some end before the byte
+
+Conversations = Mapping[
+    tuple[str, Direction], Sequence[bytes]
+]  #: in pieces, by server and direction
 
 
 class CutAt(NamedTuple):
@@ -46,24 +50,17 @@ def _name(at: CutAt) -> str:
     return f"{at.server} {at.direction.value}"
 
 
-async def boundaries(lane: Lane) -> set[CutAt]:
+def boundaries(conversations: Conversations) -> set[CutAt]:
     """After each piece that a worker or a server sent at once, and each message within Postgres'."""
-    proxies = await lane.run(nothing, record=True)
-    return {
-        CutAt(server, direction, end)
-        for server in SERVERS
-        for direction in Direction
-        for end in _ends(getattr(proxies, server).flights, direction)
-    }
+    return {CutAt(*which, end) for which, pieces in conversations.items() for end in _ends(pieces)}
 
 
-def _ends(flights: Iterable[Flight], direction: Direction) -> Iterator[int]:
+def _ends(pieces: Sequence[bytes]) -> Iterator[int]:
     begin = 0
-    for flight in flights:
-        if flight.direction is direction:
-            yield from (begin + end for end in _message_ends(flight.data))
-            begin += len(flight.data)
-            yield begin
+    for piece in pieces:
+        yield from (begin + end for end in _message_ends(piece))
+        begin += len(piece)
+        yield begin
 
 
 def _message_ends(data: bytes) -> Iterator[int]:
@@ -76,16 +73,20 @@ def _message_ends(data: bytes) -> Iterator[int]:
         yield at
 
 
-async def spread(lane: Lane, count: int) -> set[CutAt]:
+def spread(conversations: Conversations, count: int) -> set[CutAt]:
     """So many cuts, evenly over all bytes of all conversations; every other one is a reset."""
-    every = [
-        (server, direction, after)
-        for server, ways in (await lane.lengths()).items()
-        for direction, length in ways.items()
-        for after in range(length + 1)
+    every = every_byte(conversations)
+    chosen = [every[len(every) * n // count] for n in range(count)]
+    return {at._replace(reset=bool(n % 2)) for n, at in enumerate(chosen)}
+
+
+def every_byte(conversations: Conversations) -> list[CutAt]:
+    """A cut before the first byte of each conversation, and after each."""
+    return [
+        CutAt(*which, after)
+        for which, pieces in conversations.items()
+        for after in range(sum(map(len, pieces)) + 1)
     ]
-    chosen = (every[len(every) * n // count] for n in range(count))
-    return {CutAt(*at, reset=bool(n % 2)) for n, at in enumerate(chosen)}
 
 
 def shuffled(cuts: Iterable[CutAt], seed: int) -> list[CutAt]:

@@ -11,14 +11,15 @@ from tests.servers import Servers
 
 pytestmark = pytest.mark.anyio
 
-SPREAD = 150
+SPREAD = 120
 
 
 async def test_a_conversation_may_be_cut_between_messages_and_within(
     clean_servers: Servers, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with lanes(clean_servers) as all_lanes:
-        cuts = await boundaries(all_lanes[0]) | await spread(all_lanes[0], SPREAD)
+        conversations = await all_lanes[0].conversations()
+        cuts = boundaries(conversations) | spread(conversations, SPREAD)
         done = await reached(all_lanes, shuffled(cuts, seed=1))
     with capsys.disabled():
         print(f"\nbytes after which conversations were cut: {dict(done)}")
