@@ -5,7 +5,7 @@ both are switched off here, for an `XREADGROUP` or `XADD` that is repeated blind
 """
 
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -106,6 +106,15 @@ class _PackingConnection(Connection):
             await super().send_packed_command(command, check_health)
         except RuntimeError as error:
             await self.disconnect(nowait=True)
+            raise exceptions.ConnectionError(str(error)) from error
+
+    async def send_packed_command(
+        self, command: bytes | str | Iterable[bytes], check_health: bool = True
+    ) -> None:
+        """Send it. uvloop calls it a RuntimeError where the connection was reset a moment ago."""
+        try:
+            await super().send_packed_command(command, check_health)
+        except RuntimeError as error:
             raise exceptions.ConnectionError(str(error)) from error
 
 

@@ -1,0 +1,30 @@
+"""Every conversation of the mixed batch is cut after every byte of it; the outcomes stay right."""
+
+import pytest
+
+from tests.chaos.cuts import every_byte, reached, shuffled
+from tests.chaos.proxy import Direction
+from tests.chaos.rounds import SERVERS, lanes
+from tests.servers import Servers
+
+pytestmark = pytest.mark.anyio
+
+PARTS = 8  #: for several processes to share
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize("direction", Direction)
+@pytest.mark.parametrize("server", SERVERS)
+async def test_a_conversation_may_be_cut_after_any_byte(
+    clean_servers: Servers,
+    capsys: pytest.CaptureFixture[str],
+    server: str,
+    direction: Direction,
+    part: int,
+) -> None:
+    async with lanes(clean_servers) as all_lanes:
+        which = (server, direction)
+        cuts = every_byte({which: (await all_lanes[0].conversations())[which]})[part::PARTS]
+        done = await reached(all_lanes, shuffled(cuts, seed=1))
+    with capsys.disabled():
+        print(f"\nbytes after which a conversation was cut: {dict(done)} of {len(cuts)}")

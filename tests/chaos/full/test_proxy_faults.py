@@ -1,0 +1,23 @@
+"""Each server is out of reach in each way, from ever another byte on; the outcomes stay right.
+
+Every other worker dies of it, the others go on by themselves.
+"""
+
+import pytest
+
+from tests.chaos.passing_faults import every_kind, suffered
+from tests.chaos.rounds import lanes
+from tests.servers import Servers
+
+pytestmark = pytest.mark.anyio
+
+BEGINS = 40
+
+
+async def test_a_server_may_be_out_of_reach_in_any_way_for_a_while(
+    clean_servers: Servers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with lanes(clean_servers) as all_lanes:
+        begun = await suffered(all_lanes, await every_kind(all_lanes[0], BEGINS))
+    with capsys.disabled():
+        print(f"\nfaults of connections: {dict(begun)}")

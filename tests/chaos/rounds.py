@@ -1,0 +1,205 @@
+"""The mixed batch again and again, each time by a worker that reaches its servers through proxies.
+
+A round costs a tenth of a second: it shares schema, database and bucket with those before it and has a stream
+of its own. Several lanes of rounds run at once, for most of a round is waiting.
+"""
+
+import os
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Generic, NamedTuple, TypeVar
+from unittest.mock import patch
+
+import anyio
+from anyio import to_thread
+
+from tests.chaos.proxy import Direction, Proxy
+from tests.chaos.test_crash_points import EARLIER, EXPECTED, MIXED, T0, TIMES, WINDOW_MS
+from tests.isolation import Place, isolated
+from tests.record import check, claim_key, is_settled
+from tests.servers import Servers
+from tests.workers import drain, impatient
+from worker.service import serve
+
+LANES = 6
+SOUND_ROUNDS = 4
+ROUND_S_MAX = 60  #: seconds; a busy machine included
+EARLIER_IDS = [f"{T0}-{n}" for n in range(len(EARLIER))]
+IDS = [*EARLIER_IDS, *(f"{T0 + ms}-0" for ms in TIMES)]
+
+J = TypeVar("J")
+R = TypeVar("R")
+
+
+class Proxies(NamedTuple):
+    """One before each server."""
+
+    redis: Proxy
+    postgres: Proxy
+    influxdb: Proxy
+
+
+SERVERS = Proxies._fields
+Fail = Callable[[Proxies], Awaitable[object]]  #: what goes on at the proxies while a worker runs
+
+
+@asynccontextmanager
+async def proxied(place: Place, *, record: bool = False) -> AsyncGenerator[tuple[Place, Proxies]]:
+    """The same place for workers whose connections go through proxies."""
+    settings = place.settings
+    urls = (settings.redis_address, settings.database_address, settings.influxdb_address)
+    async with AsyncExitStack() as stack:
+        proxies = Proxies(
+            *[await stack.enter_async_context(Proxy.before(url, record=record)) for url in urls]
+        )
+        addresses = [proxy.url for proxy in proxies]
+        names = ("REDIS_URL", "DATABASE_URL", "INFLUXDB_URL")
+        yield place.having(**dict(zip(names, addresses, strict=True))), proxies
+
+
+@dataclass(frozen=True)
+class OneStream(Place):
+    """A place whose bucket holds other streams' points too."""
+
+    async def points(self) -> list[dict[str, object]]:
+        """Every point of the stream, by time."""
+        own = f"SELECT * FROM orders WHERE entry_id != '' AND stream = '{self.stream}'"
+        return await to_thread.run_sync(partial(self.influx.query, own, self.bucket))
+
+
+class Lane:
+    """Rounds one after the other, in one place."""
+
+    def __init__(self, place: Place, claims: dict[bytes, str]) -> None:
+        self._place, self._claims = place, claims
+        self.rounds = 0
+
+    @classmethod
+    @asynccontextmanager
+    async def opened(cls, servers: Servers) -> AsyncGenerator["Lane"]:
+        """A lane whose place has the earlier orders on record."""
+        async with isolated(servers) as made:
+            window = f"{WINDOW_MS}ms"
+            place = impatient(made).having(WORKER_CONSUMER="one", WORKER_DEDUPE_WINDOW=window)
+            await place.publish(EARLIER, EARLIER_IDS)
+            await drain(place)
+            rows = await place.fetch("SELECT content_hash, entry_id FROM orders")
+            yield cls(place, {row["content_hash"]: row["entry_id"] for row in rows})
+
+    async def run(self, fail: Fail, *, dies: bool = False, record: bool = False) -> Proxies:
+        """One round: a worker drains while `fail` goes on; then all must be as it should.
+
+        :param dies: the worker does so when `fail` returns; else it ends by itself
+        """
+        place = await self._renewed()
+        async with proxied(place, record=record) as (through, proxies):
+            with anyio.fail_after(ROUND_S_MAX):
+                await _work(through, partial(fail, proxies), dies=dies)
+                for proxy in proxies:
+                    await proxy.quiet()
+        if not await _is_done(place):
+            await drain(place)
+        assert await check(place) == EXPECTED
+        return proxies
+
+    async def conversations(self) -> dict[tuple[str, Direction], list[bytes]]:
+        """What goes each way between a worker and each server where all is sound, piece by piece.
+
+        The shortest of a few: how often a worker asks whether it is done differs, as its connections do.
+        """
+        sound = [await self.run(nothing, record=True) for _ in range(SOUND_ROUNDS)]
+        return {
+            (server, direction): min(
+                (_pieces(getattr(proxies, server), direction) for proxies in sound),
+                key=lambda pieces: sum(map(len, pieces)),
+            )
+            for server in SERVERS
+            for direction in Direction
+        }
+
+    async def _renewed(self) -> Place:
+        """The place with a new stream: the earlier orders come again, and the mixed batch is new."""
+        self.rounds += 1
+        old = self._place
+        variables = {**old.variables, "WORKER_STREAMS": f"{old.stream}-{self.rounds}"}
+        place = OneStream(variables, old.redis, old.postgres, old.influx)
+        await place.postgres.execute(FORGET.format(stream=place.stream, earlier=EARLIER_IDS[-1]))
+        await place.command("FLUSHDB")
+        for content_hash, entry_id in self._claims.items():
+            key = claim_key(place, content_hash)
+            await place.command("SET", key, f"stored {entry_id}", "PX", WINDOW_MS)
+        await place.publish([*EARLIER, *MIXED], IDS)
+        return place
+
+
+FORGET = """
+DELETE FROM point_backlog;
+DELETE FROM duplicates;
+DELETE FROM rejections;
+DELETE FROM orders WHERE entry_id > '{earlier}';
+UPDATE orders SET stream = '{stream}';
+"""
+
+
+async def _work(through: Place, fail: Callable[[], Awaitable[object]], *, dies: bool) -> None:
+    async with anyio.create_task_group() as tasks:
+
+        async def work() -> None:
+            await serve(through.settings, drain=True)
+            tasks.cancel_scope.cancel()
+
+        tasks.start_soon(work)
+        await fail()
+        if dies:
+            tasks.cancel_scope.cancel()
+
+
+def _pieces(proxy: Proxy, direction: Direction) -> list[bytes]:
+    return [flight.data for flight in proxy.flights if flight.direction is direction]
+
+
+async def _is_done(place: Place) -> bool:
+    return await is_settled(place) and not await place.fetch("SELECT FROM point_backlog LIMIT 1")
+
+
+@asynccontextmanager
+async def lanes(servers: Servers, count: int = LANES) -> AsyncGenerator[list[Lane]]:
+    """So many lanes."""
+    async with AsyncExitStack() as stack:
+        stack.enter_context(_no_certificates())
+        yield [await stack.enter_async_context(Lane.opened(servers)) for _ in range(count)]
+
+
+def _no_certificates() -> AbstractContextManager[object]:
+    """InfluxDB's client loads all the system's at its start, for http:// too: half the time of a round."""
+    return patch.dict(os.environ, SSL_CERT_FILE=os.devnull, SSL_CERT_DIR=os.devnull)
+
+
+class Spread(Generic[J, R]):
+    """Jobs spread over lanes, their results in `results`."""
+
+    def __init__(self, run: Callable[[Lane, J], Awaitable[R]]) -> None:
+        self._run = run
+        self.results: list[tuple[J, R]] = []
+
+    async def over(self, lanes: Iterable[Lane], jobs: Iterable[J]) -> list[tuple[J, R]]:
+        """Run each job in the next lane that is free. :raises: the first error, with its job as a note"""
+        todo = iter(jobs)
+        async with anyio.create_task_group() as tasks:
+            for lane in lanes:
+                tasks.start_soon(self._work, lane, todo)
+        return self.results
+
+    async def _work(self, lane: Lane, todo: Iterator[J]) -> None:
+        for job in todo:
+            try:
+                self.results.append((job, await self._run(lane, job)))
+            except Exception as error:
+                error.add_note(f"in the round of {job}")
+                raise
+
+
+async def nothing(_proxies: Proxies) -> None:
+    """What goes wrong in a sound round."""

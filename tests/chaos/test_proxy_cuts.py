@@ -1,0 +1,25 @@
+"""Conversations are cut after some of their bytes; the outcomes stay right.
+
+Those are all the bytes that end a message, and others spread evenly. The long form takes every byte.
+"""
+
+import pytest
+
+from tests.chaos.cuts import boundaries, reached, shuffled, spread
+from tests.chaos.rounds import lanes
+from tests.servers import Servers
+
+pytestmark = pytest.mark.anyio
+
+SPREAD = 120
+
+
+async def test_a_conversation_may_be_cut_between_messages_and_within(
+    clean_servers: Servers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with lanes(clean_servers) as all_lanes:
+        conversations = await all_lanes[0].conversations()
+        cuts = boundaries(conversations) | spread(conversations, SPREAD)
+        done = await reached(all_lanes, shuffled(cuts, seed=1))
+    with capsys.disabled():
+        print(f"\nbytes after which conversations were cut: {dict(done)}")
