@@ -13,6 +13,8 @@ import anyio
 from tests.isolation import Place
 from tests.workers import WorkerProcess, Workers
 
+AT_WORK = 0.9  #: how often one at work is chosen
+READY_S_MAX = 1.0  #: seconds to wait for one that is
 STOP_S_MAX = (
     30.0  #: seconds from SIGTERM to the end, whatever is away: the worker's own bounds and a margin
 )
@@ -39,6 +41,7 @@ class Crew:
         self._workers, self._chance, self._size, self._place_of = workers, chance, size, place_of
         self._members: list[Member] = []
         self._all: list[WorkerProcess] = []
+        self.killed_at_work = 0  #: rather than while it started
 
     async def fill(self) -> None:
         """Start as many as are missing, each under a name of its own."""
@@ -47,7 +50,11 @@ class Crew:
 
     async def kill(self) -> None:
         """SIGKILL one. Its successor has its name as often as not, and finds its entries at once then."""
+        with anyio.move_on_after(READY_S_MAX):
+            while not self._at_work():  # noqa: ASYNC110 - their logs send no events
+                await anyio.sleep(0.05)
         member = self._pick()
+        self.killed_at_work += member in self._at_work()
         member.process.signal(signal.SIGKILL)
         await member.process.ended()
         self._members.remove(member)
@@ -113,7 +120,13 @@ class Crew:
         return Counter(f"{event['dependency']}: {event['error'].split()[0]}" for event in lost)
 
     def _pick(self) -> Member:
-        return self._chance.choice([member for member in self._members if not member.busy])
+        """One by chance: most of the time one at work, if there is any, else one that may be starting."""
+        free = [member for member in self._members if not member.busy]
+        at_work = [member for member in self._at_work() if self._chance.random() < AT_WORK]
+        return self._chance.choice(at_work or free)
+
+    def _at_work(self) -> list[Member]:
+        return [m for m in self._members if not m.busy and "worker.ready" in m.process.log]
 
     async def _start(self, name: str) -> None:
         place = self._place_of(len(self._all))
