@@ -1,0 +1,29 @@
+"""The same as `tests.chaos.test_kills` for about fifteen minutes: a thousand faults at least.
+
+ORDERGATE_CHAOS_S sets how many seconds, ORDERGATE_CHAOS_SEED which faults.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.ordeal import ordeal_reported
+from tests.servers import Servers
+from tests.workers import Workers
+
+pytestmark = pytest.mark.anyio
+
+DURATION_S = 840.0
+FAULTS_PER_S_MIN = 1.2  #: over a thousand in the whole; a busy machine alone makes it about 1.8
+
+
+async def test_a_thousand_kills_and_faults_lose_nothing_and_double_nothing(
+    small_disk: Path | None,
+    own_servers: Servers,
+    workers: Workers,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    duration_s = float(os.environ.get("ORDERGATE_CHAOS_S") or DURATION_S)
+    report = await ordeal_reported(own_servers, small_disk, workers, capsys, duration_s=duration_s)
+    assert report.faults.total() >= FAULTS_PER_S_MIN * duration_s

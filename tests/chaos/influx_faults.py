@@ -1,0 +1,50 @@
+"""What may happen to an InfluxDB: away, refusing, slow, and only half at work."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from random import Random
+
+import anyio
+from anyio import to_thread
+
+from tests.chaos.influx_front import TROUBLES, Answer, InfluxFront, passing
+from tests.influxdb_server import InfluxServer
+
+Fault = Callable[[InfluxServer, InfluxFront, Random], Awaitable[None]]
+
+
+async def killed(influx: InfluxServer, _front: InfluxFront, _chance: Random) -> None:
+    """SIGKILL, and started again: it has what it acknowledged."""
+    await to_thread.run_sync(influx.kill)
+    await to_thread.run_sync(influx.start)
+
+
+async def stopped(influx: InfluxServer, _front: InfluxFront, chance: Random) -> None:
+    """Stopped for a while."""
+    await to_thread.run_sync(influx.stop)
+    await anyio.sleep(chance.uniform(0.2, 8))
+    await to_thread.run_sync(influx.start)
+
+
+async def hung(influx: InfluxServer, _front: InfluxFront, chance: Random) -> None:
+    """Accepts connections and answers nothing, then stores what it was sent meanwhile."""
+    influx.pause()
+    await anyio.sleep(chance.uniform(0.2, 5))
+    influx.resume()
+
+
+async def answering(
+    answer: Answer, _influx: InfluxServer, front: InfluxFront, chance: Random
+) -> None:
+    """Answers so for a while."""
+    front.answer = answer
+    await anyio.sleep(chance.uniform(0.5, 3))
+    front.answer = passing
+
+
+INFLUX_FAULTS: Mapping[str, Fault] = {
+    "killed": killed,
+    "stopped": stopped,
+    "hung": hung,
+    **{name: partial(answering, answer) for name, answer in TROUBLES.items()},
+}

@@ -1,0 +1,22 @@
+"""Real kills, and every server treated badly, while a producer and a reader go on: about a minute of it."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.ordeal import ordeal_reported
+from tests.servers import Servers
+from tests.workers import Workers
+
+pytestmark = pytest.mark.anyio
+
+DURATION_S = 40.0
+
+
+async def test_a_minute_of_kills_and_faults_loses_nothing_and_doubles_nothing(
+    small_disk: Path | None,
+    own_servers: Servers,
+    workers: Workers,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    await ordeal_reported(own_servers, small_disk, workers, capsys, duration_s=DURATION_S)
