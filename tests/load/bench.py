@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import anyio
 
-from tests.load import contest_section
+from tests.load import contest_section, growth, guard, infrastructure_bench, latency, startup
 from tests.load.figures import dumped
 from tests.load.sections import Section, write
 
@@ -35,6 +35,11 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "contest": Command(contest_section.options, contest_section.measure),
+    "latency": Command(latency.options, latency.measure),
+    "growth": Command(growth.options, growth.measure),
+    "start": Command(startup.options, startup.measure),
+    "infrastructure": Command(infrastructure_bench.options, infrastructure_bench.measure),
+    "guard": Command(guard.options, guard.measure),
 }
 
 

@@ -20,6 +20,7 @@ from tests.load.ground import GROUP, STREAM, Ground, Used, peak_mib, process_of
 
 LOOK_S = 0.01  #: between two looks at the group
 START_S_MAX = 120.0  #: the floor builds every byte before it reads
+END_S_MAX = 30.0  #: for a program that ends by itself
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -93,7 +94,11 @@ class _Watch:
             for number, command in enumerate(commands)
         ]
         try:
-            return await self._measure(entries)
+            found = await self._measure(entries)
+            for process, command in zip(self._processes, commands, strict=True):
+                if "--drain" in command:
+                    process.wait(END_S_MAX)
+            return found
         finally:
             for process in self._processes:
                 process.terminate()
