@@ -12,10 +12,10 @@ LOCK := .venv/bin/uv pip compile pyproject.toml --quiet --no-config --universal 
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench chaos model lock clean set-up
+.PHONY: help demo test check bench bench-guard chaos model lock clean contestants set-up
 
 help: ## Say what there is
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: set-up ## Watch orders go through, on a Redis and a Postgres of its own
 	$(PYTHON) -m worker demo $(ARGS)
@@ -29,8 +29,11 @@ check: set-up ## Check layout, lint, types and shell scripts
 	.venv/bin/pyright --pythonpath $(PYTHON)
 	.venv/bin/shellcheck scripts/*.sh .ci/run
 
-bench: set-up ## Measure throughput and latency
+bench: contestants ## Measure throughput against others; for the rest see ARGS=--help
 	$(PYTHON) -m tests.load.bench $(ARGS)
+
+bench-guard: set-up ## Compare speed with the last committed figures, stage by stage
+	$(PYTHON) -m tests.load.bench guard $(ARGS)
 
 chaos: set-up ## Run every failure test, the long ones too
 	$(PYTHON) -m pytest tests/chaos $(ARGS)
@@ -40,11 +43,16 @@ model: ## Check the model of the protocol, with Spin (needs gcc)
 
 lock: set-up ## Lock the versions that pyproject.toml allows
 	$(LOCK) --output-file requirements.lock
-	$(LOCK) --all-extras --output-file requirements-dev.lock
+	$(LOCK) --extra embedded --extra test --extra check --output-file requirements-dev.lock
+	$(LOCK) --extra bench --constraint requirements-dev.lock --output-file requirements-bench.lock
 
 clean: ## Remove what the other targets made
 	rm -rf .venv .services .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# What `make bench` compares with, and no other target needs.
+contestants: set-up
+	@.venv/bin/uv pip install --quiet --no-config --python $(PYTHON) --require-hashes -r requirements-bench.lock
 
 set-up:
 	@scripts/set_up.sh

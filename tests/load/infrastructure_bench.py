@@ -1,21 +1,22 @@
 """What the tests' own ground costs, and one order on it: each figure as median and p99.
 
-    python -m tests.load.infrastructure_bench
+    make bench ARGS=infrastructure
 
 An order here meets no other: its batch is its own, and each step waits for the one before.
 """
 
+import argparse
 import statistics
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from time import perf_counter
 from typing import NamedTuple
 
-import anyio
-
 from scripts.replay.synthetic import synthetic_orders
 from tests.integration.infrastructure.service_factory import RealServiceFactory
 from tests.isolation import isolated
+from tests.load.figures import Rounds, add, markdown, spread
+from tests.load.sections import Section
 from tests.servers import Servers
 from worker import logs
 from worker.batch import Turn, process
@@ -34,13 +35,23 @@ class Figure(NamedTuple):
     value: float
 
 
-def infrastructure_figures() -> list[Figure]:
+def options(parser: argparse.ArgumentParser) -> None:
+    """How often."""
+    parser.add_argument("--rounds", type=int, default=3)
+
+
+async def measure(chosen: argparse.Namespace) -> list[Section]:
     """Measure on servers that the environment names, else on servers started for it.
 
     :raises ServerUnavailable: a server can neither be found nor started
     """
     logs.configure(load({"WORKER_LOG_LEVEL": "warning"}))
-    return [*_hashes(), *anyio.run(_on_servers, backend_options={"use_uvloop": True})]
+    rounds: Rounds = {}
+    for _ in range(chosen.rounds):
+        figures = [*_hashes(), *await _on_servers()]
+        add(rounds, {f"{name}, {unit}": value for name, unit, value in figures})
+    rows = [[name, str(spread(values))] for name, values in rounds.items()]
+    return [Section("infrastructure", rounds, markdown(("", "median (range)"), rows))]
 
 
 def _hashes() -> list[Figure]:
@@ -114,8 +125,3 @@ def _figures(name: str, unit: str, factor: float, times_s: Sequence[float]) -> l
 def _p99(times_s: Sequence[float]) -> float:
     """The smallest time that 99 of 100 keep; the longest where there are fewer than 100."""
     return sorted(times_s)[-1 - len(times_s) // 100]
-
-
-if __name__ == "__main__":
-    for name, unit, value in infrastructure_figures():
-        print(f"{name:<50} {value:10.2f} {unit}")
