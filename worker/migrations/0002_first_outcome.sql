@@ -1,6 +1,15 @@
 -- The first outcome of a delivery stands. An entry that was trimmed from its stream while a stalled worker held it
 -- is recorded as rejected by whoever takes it over; it was recorded once more when the first worker woke.
 
+-- Milliseconds since 1970 as an instant; infinity beyond what InfluxDB can tell, for rejections only.
+-- Not IMMUTABLE, for its operators are not: Postgres puts a function's body in the place of its call only
+-- where the two agree, and a call costs more than all else of a row's way through a statement.
+CREATE OR REPLACE FUNCTION entry_instant(ms bigint) RETURNS timestamptz
+LANGUAGE sql STABLE PARALLEL SAFE AS $$
+    SELECT CASE WHEN ms <= 9223372036854
+        THEN timestamptz 'epoch' + ms * interval '1 millisecond' ELSE 'infinity' END
+$$;
+
 CREATE INDEX rejections_trimmed_idx ON rejections (stream, recorded_at) WHERE code = 'trimmed';
 
 -- Batches of a stream go beside each other, but one with trimmed entries goes alone: of two workers that hold
@@ -81,7 +90,7 @@ BEGIN
         p_rejections := ARRAY(SELECT e FROM unnest(p_rejections) e WHERE e.entry_id <> ALL (v_trimmed));
     END IF;
 
-    -- 1. Orders nobody has, the first of each content in this batch.
+    -- 1. Orders that nobody is known to have, the first of each content in this batch.
     WITH inserted AS (
         INSERT INTO orders (content_hash, generation, stream, entry_id, entry_at, order_id, account,
             symbol, side, type, quantity, price, stop_price, time_in_force, expire_at, extra, recorded_at)
@@ -90,8 +99,7 @@ BEGIN
             e.quantity::numeric, e.price::numeric, e.stop_price::numeric, e.time_in_force, e.expire_at,
             e.extra::jsonb, v_now
         FROM unnest(p_orders) WITH ORDINALITY e
-        WHERE NOT e.known OR (
-            SELECT true FROM orders o WHERE o.content_hash = e.content_hash LIMIT 1) IS NULL
+        WHERE NOT e.known
         ORDER BY e.content_hash, e.ordinality
         ON CONFLICT (content_hash, generation) DO NOTHING
         RETURNING entry_id
@@ -99,37 +107,41 @@ BEGIN
     others := '{}';
 
     IF cardinality(accepted) < cardinality(p_orders) THEN
-        -- 2. Redelivered entries keep the outcome they have.
-        SELECT coalesce(array_agg(ROW (
-            e.entry_id, r.outcome, true, r.generation, r.original_entry_id)::recorded_entry), '{}')
-        INTO others
-        FROM unnest(p_orders) e CROSS JOIN LATERAL outcome_of(p_stream, e.entry_id, e.content_hash) r
-        WHERE e.entry_id NOT IN (SELECT unnest(accepted));
-
-        -- 3. Repeats of what is on record now, twins in this batch included.
-        WITH repeated AS (
+        -- 2. Repeats of what is on record now, twins in this batch included. An order that finds itself is
+        -- redelivered.
+        WITH found AS MATERIALIZED (
             SELECT e.entry_id, e.entry_ms, e.order_id, e.extra, e.content_hash, o.generation,
-                o.entry_id AS original_entry_id
+                o.entry_id AS original_entry_id,
+                o.entry_id = e.entry_id AND o.stream = p_stream AS itself
             FROM unnest(p_orders) e
             CROSS JOIN LATERAL original_of(e.content_hash, entry_instant(e.entry_ms), p_window) o
             WHERE e.entry_id NOT IN (SELECT unnest(accepted))
-                AND e.entry_id NOT IN (SELECT r.entry_id FROM unnest(others) r)
         ), inserted AS (
             INSERT INTO duplicates (stream, entry_id, entry_at, order_id, extra, content_hash,
                 generation, recorded_at)
-            SELECT p_stream, r.entry_id, entry_instant(r.entry_ms), r.order_id, r.extra::jsonb,
-                r.content_hash, r.generation, v_now
-            FROM repeated r
+            SELECT p_stream, f.entry_id, entry_instant(f.entry_ms), f.order_id, f.extra::jsonb,
+                f.content_hash, f.generation, v_now
+            FROM found f WHERE NOT itself
             ON CONFLICT (stream, entry_id) DO NOTHING
-            RETURNING entry_id
-        )
-        SELECT others || coalesce(array_agg(
-            ROW (entry_id, 'duplicate', false, r.generation, r.original_entry_id)::recorded_entry), '{}')
-        INTO others
-        FROM repeated r JOIN inserted USING (entry_id);
+            RETURNING entry_id, 'duplicate', false, generation
+        ), told AS (
+            SELECT i.*, f.original_entry_id FROM inserted i JOIN found f USING (entry_id)
+            UNION ALL SELECT entry_id, 'accepted', true, generation, NULL FROM found WHERE itself
+        ) SELECT coalesce(array_agg(ROW (t.*)::recorded_entry), '{}') INTO others FROM told t;
     END IF;
 
-    -- 4. Content whose window has passed, one by one, for each may be the original of the next.
+    IF cardinality(accepted) + cardinality(others) < cardinality(p_orders) THEN
+        -- 3. Redelivered duplicates.
+        SELECT others || coalesce(array_agg(ROW (
+            e.entry_id, r.outcome, true, r.generation, r.original_entry_id)::recorded_entry), '{}')
+        INTO others
+        FROM unnest(p_orders) e CROSS JOIN LATERAL outcome_of(p_stream, e.entry_id, e.content_hash) r
+        WHERE e.entry_id NOT IN (SELECT unnest(accepted))
+            AND e.entry_id NOT IN (SELECT r.entry_id FROM unnest(others) r);
+    END IF;
+
+    -- 4. Content whose window has passed, or that Redis took to be stored: one by one, for each may be the
+    -- original of the next.
     IF cardinality(accepted) + cardinality(others) < cardinality(p_orders) THEN
         FOR v_order IN
             SELECT e.*, entry_instant(e.entry_ms) AS entry_at FROM unnest(p_orders) WITH ORDINALITY e
