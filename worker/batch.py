@@ -19,9 +19,10 @@ from worker.claims import Claims
 from worker.decide import Claim, Decision, Hint, decide
 from worker.dependency import Dependency
 from worker.errors import PostgresUnavailable
+from worker.forms import Parser, parser
 from worker.influx import PointWriter
 from worker.ledger import Ledger
-from worker.order import Malformed, Order, parse
+from worker.order import Malformed, Order
 from worker.outcome import Outcome, is_final
 from worker.points import has_own_time
 from worker.settings import Settings
@@ -93,7 +94,8 @@ async def process(
     """
     started = anyio.current_time()
     stream = entries[0].stream
-    parsed = [GIVEN_UP if given_up else _parse(e, settings.envelope_fields) for e in entries]
+    forms = parser(settings.envelope_fields)
+    parsed = [GIVEN_UP if given_up else _parse(entry, forms) for entry in entries]
     claims = await _claim(io, parsed)
     decisions = _decide(entries, parsed, claims, settings.dedupe_window_ms)
     async with turn:
@@ -115,9 +117,9 @@ async def process(
     return outcomes
 
 
-def _parse(entry: Entry, envelope: frozenset[str]) -> Order | Malformed:
+def _parse(entry: Entry, forms: Parser) -> Order | Malformed:
     if has_own_time(entry.id):
-        return parse(entry.fields, envelope)
+        return forms.parse(entry.fields)
     return Malformed(
         "entry_id_out_of_range",
         "the entry's id must lie before 9223372036854-0 (the year 2262), its sequence number below "

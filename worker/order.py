@@ -433,8 +433,13 @@ def _decimal(name: str, text: str) -> tuple[str, str]:
     """A decimal in plain notation as it came, and the same without trailing zeros."""
     common = len(text) <= 29 and PLAIN_DECIMAL.fullmatch(text)
     plain = text if common else _bounded_decimal(name, text)
-    short = plain.rstrip("0").rstrip(".") if "." in plain else plain
+    short = without_trailing_zeros(plain)
     return plain, "0" if short == "-0" else short
+
+
+def without_trailing_zeros(plain: str) -> str:
+    """A decimal in plain notation with no more digits behind its point than it needs."""
+    return plain.rstrip("0").rstrip(".") if "." in plain else plain
 
 
 def _bounded_decimal(name: str, text: str) -> str:
