@@ -2,11 +2,13 @@
 
     OrdergateError
     ├── BadSettings          the operator: a variable is wrong; nothing was started, exit 2
+    ├── BadUsage             whoever typed the command: a word of it is wrong; exit 2
     ├── SchemaMismatch       the operator: run `python -m worker migrate`, or update the worker; exit 2
     ├── PostgresRefused      the operator: a password, a right or a database is missing; exit 1
     ├── PostgresUnavailable  nobody yet: it passes; the entries stay pending and the step is repeated
     ├── RowRefused           nobody: Postgres will never store this batch; it is split to find the row
     ├── InfluxUnavailable    nobody yet: the points are owed, noted in Postgres and written later
+    ├── NoAnswer             whoever typed the command: a server it asks is away, or refuses; exit 1
     └── PointsRefused        us: InfluxDB will never take these lines; they are parked with its answer
 
 `streams.connection.RedisUnavailable` is their sibling for Redis. Bad input is no error here: it is an
@@ -21,6 +23,10 @@ class OrdergateError(Exception):
 
 class BadSettings(OrdergateError):
     """A setting is missing or wrong; the message names the variable."""
+
+
+class BadUsage(OrdergateError):
+    """A word on the command line is wrong; the message says what is expected."""
 
 
 class SchemaMismatch(OrdergateError):
@@ -41,6 +47,10 @@ class RowRefused(OrdergateError):
 
 class InfluxUnavailable(OrdergateError):
     """InfluxDB did not take the points: away, slow, overloaded, or it refuses our token or bucket."""
+
+
+class NoAnswer(OrdergateError):
+    """A server that an operator's command asks does not answer, or refuses."""
 
 
 class PointsRefused(OrdergateError):
