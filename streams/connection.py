@@ -11,7 +11,8 @@ from typing import Any, cast
 
 import hiredis
 from redis import exceptions
-from redis.asyncio import Connection, Redis
+from redis.asyncio import Connection, Redis, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -80,24 +81,24 @@ def connect(url: str, *, timeout_ms: int, block_ms: int = 0) -> Redis:
         socket_connect_timeout=timeout_ms / 1000,
         socket_timeout=(timeout_ms + block_ms) / 1000,
         socket_keepalive=True,
-        connection_class=_PackingConnection,
     )
+    pool = client.connection_pool
+    pool.connection_class = PACKING[pool.connection_class]
     for command in RAW_REPLIES:
         client.set_response_callback(command, _as_sent)
     return client
 
 
-class _PackingConnection(Connection):
-    """Packs commands in C. redis-py's own asyncio connection does so in Python, a tenth of our time.
-
-    `rediss://` and `unix://` have connection classes of their own and stay with that.
-    """
+class _Packing(AbstractConnection):
+    """Packs commands in C. redis-py's own asyncio connection does so in Python, a tenth of our time."""
 
     def pack_command(self, *args: Any) -> list[bytes]:  # noqa: ANN401 - redis-py's own words
         """One command as bytes; the first word may be two, as in `XINFO STREAM`."""
         return [pack((*args[0].split(), *args[1:]))]
 
-    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:  # noqa: ANN401
+    async def send_packed_command(
+        self, command: bytes | str | Iterable[bytes], check_health: bool = True
+    ) -> None:
         """Send it. :raises ConnectionError: also where Redis has closed the connection
 
         Source: uvloop's `UVHandle._ensure_alive`, which raises RuntimeError where asyncio does not.
@@ -108,15 +109,25 @@ class _PackingConnection(Connection):
             await self.disconnect(nowait=True)
             raise exceptions.ConnectionError(str(error)) from error
 
-    async def send_packed_command(
-        self, command: bytes | str | Iterable[bytes], check_health: bool = True
-    ) -> None:
-        """Send it. uvloop calls it a RuntimeError where the connection was reset a moment ago."""
-        try:
-            await super().send_packed_command(command, check_health)
-        except RuntimeError as error:
-            raise exceptions.ConnectionError(str(error)) from error
 
+class _Tcp(_Packing, Connection):
+    """`redis://`."""
+
+
+class _Tls(_Packing, SSLConnection):
+    """`rediss://`."""
+
+
+class _Unix(_Packing, UnixDomainSocketConnection):
+    """`unix://`."""
+
+
+#: Ours for redis-py's own, which it chooses by the address.
+PACKING: dict[type[AbstractConnection], type[AbstractConnection]] = {
+    Connection: _Tcp,
+    SSLConnection: _Tls,
+    UnixDomainSocketConnection: _Unix,
+}
 
 #: A command as bytes. hiredis' stub gives a tuple of one word and no result.
 pack = cast("Callable[[tuple[str | bytes | int, ...]], bytes]", hiredis.pack_command)

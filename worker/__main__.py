@@ -5,7 +5,8 @@ import sys
 from collections.abc import Sequence
 
 from worker.embedded import EmbeddedUnavailable
-from worker.errors import BadSettings, OrdergateError, SchemaMismatch
+from worker.errors import BadSettings, BadUsage, OrdergateError, SchemaMismatch
+from worker.operate.parsers import add_commands
 
 DESCRIPTION = """\
 Takes orders in from Redis Streams. Without a command: run a worker until SIGTERM or Ctrl-C.
@@ -23,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return options.run(options)
     except KeyboardInterrupt:  # before the worker listens to signals
         return 130
-    except (BadSettings, SchemaMismatch) as error:
+    except (BadSettings, BadUsage, SchemaMismatch) as error:
         print(f"ordergate: {error}", file=sys.stderr)
         return 2
     except (OrdergateError, EmbeddedUnavailable) as error:
@@ -59,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         "migrate", help="bring the schema in Postgres up to date, making it where it is missing"
     )
     migrate.set_defaults(run=_migrate)
+    add_commands(commands.add_parser)
     return parser
 
 

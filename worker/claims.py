@@ -12,6 +12,7 @@ from typing import NamedTuple
 from redis.asyncio import Redis
 
 from streams.connection import connect, redis_errors
+from streams.dead_letters import dead_letters_of
 from streams.group import progress_of
 from worker.decide import Claim, Hint, Stored
 from worker.outcome import Accepted, Kept, Outcome, Rejected, is_final
@@ -134,8 +135,3 @@ class Claims:
                 client=redis,
             )  # fmt: skip
         return Settled(*reply)
-
-
-def dead_letters_of(stream: str) -> str:
-    """The stream that keeps the rejected entries of `stream`, in the same hash slot."""
-    return f"{{{stream}}}:dead"

@@ -2,12 +2,14 @@
 
     OrdergateError
     ├── BadSettings          the operator: a variable is wrong; nothing was started, exit 2
+    ├── BadUsage             whoever typed the command: a word of it is wrong; exit 2
     ├── SchemaMismatch       the operator: run `python -m worker migrate`, or update the worker; exit 2
     ├── PostgresRefused      the operator: a password, a right or a database is missing; exit 1
     ├── Unavailable          nobody yet: it passes
     │   ├── PostgresUnavailable  the entries stay pending and the step is repeated
     │   └── InfluxUnavailable    the points are owed, noted in Postgres and written later
     ├── RowRefused           nobody: Postgres will never store this batch; it is split to find the row
+    ├── NoAnswer             whoever typed the command: a server it asks is away, or refuses; exit 1
     └── PointsRefused        us: InfluxDB will never take these lines; they are parked with its answer
 
 `streams.connection.RedisUnavailable` is their sibling for Redis. Bad input is no error here: it is an
@@ -22,6 +24,10 @@ class OrdergateError(Exception):
 
 class BadSettings(OrdergateError):
     """A setting is missing or wrong; the message names the variable."""
+
+
+class BadUsage(OrdergateError):
+    """A word on the command line is wrong; the message says what is expected."""
 
 
 class SchemaMismatch(OrdergateError):
@@ -55,6 +61,10 @@ class RowRefused(OrdergateError):
 
 class InfluxUnavailable(Unavailable):
     """InfluxDB did not take the points: away, slow, overloaded, or it refuses our token or bucket."""
+
+
+class NoAnswer(OrdergateError):
+    """A server that an operator's command asks does not answer, or refuses."""
 
 
 class PointsRefused(OrdergateError):
