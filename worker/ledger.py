@@ -249,6 +249,7 @@ class Ledger:
         Those put into `refused` on the way are parked with InfluxDB's answer and not offered again.
         """
         async with self.connection() as connection, connection.transaction():
+            await connection.execute(SQL["row_by_row"])
             rows = await connection.fetch(SQL["owed_points"], count_max)
             debt = Debt([Point(**row) for row in rows])
             yield debt
