@@ -68,15 +68,21 @@ class InfluxSink:
             raise _influx_error(error) from error
 
     async def _connect(self) -> Any:  # noqa: ANN401 - the client's own type is known once it is loaded
-        """Load the client library, which takes longer than all else at start, beside the first reads."""
+        """Load the client library, which takes longer than all else at start, beside the first reads.
+
+        It has no time limit of its own. A limit of aiohttp's that ends together with ours cancels the task
+        once more than is accounted for, and with it whatever the task does next: it ended whole workers.
+        """
         module = await to_thread.run_sync(
             import_module, "influxdb_client.client.influxdb_client_async"
         )
+        from aiohttp import ClientTimeout  # noqa: PLC0415 - loaded together with the client
+
         self._client = module.InfluxDBClientAsync(
             self._settings.influxdb_address,
             self._settings.influxdb_token.get_secret_value(),
             self._settings.influxdb_org,
-            timeout=self._settings.points_timeout_ms,
+            timeout=ClientTimeout(),
             enable_gzip=True,
         )
         return self._client
