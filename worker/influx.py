@@ -25,10 +25,9 @@ DRAIN_POINTS_MAX = 1000  #: points taken from the backlog at once
 LOOK_S = 5.0  #: seconds between two looks at a backlog that other workers may have filled
 log = structlog.stdlib.get_logger("worker")
 
-FINAL = (
-    400,
-    422,
-)  #: InfluxDB's answers that blame a line; all others pass or are the operator's to mend
+#: InfluxDB's answers that blame a line, or that there are so many: such a write is halved. All others pass or
+#: are the operator's to mend.
+FINAL = (400, 413, 422)
 
 
 class Sink(Protocol):
@@ -38,7 +37,7 @@ class Sink(Protocol):
         """Write lines, nanosecond precision.
 
         :raises InfluxUnavailable: try again later; some or all lines may have been stored
-        :raises PointsRefused: a line is malformed for good; others may have been stored
+        :raises PointsRefused: a line is malformed for good, or they are too many; some may have been stored
         """
         ...
 

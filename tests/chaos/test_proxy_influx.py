@@ -1,14 +1,45 @@
 """InfluxDB refuses writes in each way it has: orders go on, and each outcome has one point at last."""
 
+from dataclasses import dataclass, field
+from time import monotonic
+
 import anyio
 import pytest
+from aiohttp import web
 
+from tests.chaos.influx_front import (
+    Answer,
+    InfluxFront,
+    Lines,
+    Write,
+    passing,
+    refusing,
+)
 from tests.chaos.proxy import Hang, Proxy
 from tests.isolation import Place
+from tests.orders import orders
+from tests.record import Tally, check, settled
+from tests.workers import impatient, working
 from worker.errors import InfluxUnavailable
 from worker.influx import InfluxSink
 
 pytestmark = pytest.mark.anyio
+
+ORDERS = 40
+BAD = b'"A-bad"'
+
+
+@dataclass
+class FirstSo:
+    """Answers so many writes so, whatever they hold. :ivar at: when each write came"""
+
+    count: int
+    answer: Answer
+    at: list[float] = field(default_factory=list[float])
+
+    async def __call__(self, lines: Lines, write: Write) -> web.Response:
+        self.at.append(monotonic())
+        return await (self.answer if len(self.at) <= self.count else passing)(lines, write)
 
 
 async def test_a_write_that_takes_too_long_ends_and_nothing_with_it(place: Place) -> None:
@@ -31,3 +62,66 @@ async def test_a_write_that_takes_too_long_ends_and_nothing_with_it(place: Place
                 tasks.start_soon(write, number)
         await sink.aclose()
     assert over == list(range(30))
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 408, 429, 500, 502, 503, 504])
+async def test_points_wait_for_an_influxdb_that_says_not_now(place: Place, status: int) -> None:
+    async with InfluxFront(place.influx) as front:
+        front.answer = FirstSo(3, refusing(status))
+        async with working(impatient(place).having(INFLUXDB_URL=front.url)) as events:
+            await place.publish(orders(range(ORDERS)))
+            await settled(place)
+        [lost] = events.of("dependency.lost", dependency="influxdb")
+        assert lost["state"] == "degraded"
+        assert front.statuses[str(status)] == 3
+    assert await check(place) == Tally(ORDERS)
+
+
+def blaming(status: int, *, stores: bool) -> Answer:
+    """Refuse writes that hold the bad line; of such a write some versions store the other lines."""
+
+    async def answer(lines: Lines, write: Write) -> web.Response:
+        good = [line for line in lines if BAD not in line]
+        if good == lines:
+            return await write(lines)
+        if stores and good:
+            await write(good)
+        return web.json_response({"message": "this line"}, status=status)
+
+    return answer
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+@pytest.mark.parametrize("stores", [True, False], ids=["partial", "nothing"])
+async def test_a_write_that_is_refused_is_halved_to_the_line_to_blame(
+    place: Place, status: int, stores: bool
+) -> None:
+    sent = orders(range(ORDERS))
+    sent[17]["order_id"] = "A-bad"
+    async with InfluxFront(place.influx) as front:
+        front.answer = blaming(status, stores=stores)
+        async with working(place.having(INFLUXDB_URL=front.url)) as events:
+            ids = await place.publish(sent)
+            await settled(place)
+            await place.publish(orders(range(ORDERS, 2 * ORDERS)))
+            await settled(place)
+        assert front.statuses.total() < 30
+    [parked] = await place.fetch("SELECT entry_id, refusal FROM point_backlog")
+    assert parked["entry_id"] == ids[17]
+    assert parked["refusal"].startswith(str(status))
+    [told] = events.of("point.refused")
+    assert (told["entry_id"], told["answer"]) == (ids[17], parked["refusal"])
+    assert not events.of("dependency.lost")
+    assert await check(place, refused_points=frozenset([ids[17]])) == Tally(2 * ORDERS)
+
+
+async def test_a_write_that_is_too_large_is_halved_until_it_fits(place: Place) -> None:
+    async def answer(lines: Lines, write: Write) -> web.Response:
+        return await (passing if len(lines) <= 7 else refusing(413))(lines, write)
+
+    async with InfluxFront(place.influx) as front:
+        front.answer = answer
+        async with working(place.having(INFLUXDB_URL=front.url)):
+            await place.publish(orders(range(ORDERS)))
+            await settled(place)
+    assert await check(place) == Tally(ORDERS)
