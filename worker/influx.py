@@ -191,12 +191,13 @@ class PointWriter:
     async def drain_forever(self) -> None:
         """Pay what is owed, whenever something is; other workers' debts too."""
         while True:
+            if not self._influxdb.due:  # a batch may have met its refusal just now
+                await self._influxdb.pause()
             try:
                 while await self.drain():
                     pass
             except InfluxUnavailable as error:
                 self._influxdb.failed(error)
-                await self._influxdb.pause()
             except PostgresUnavailable as error:
                 self._postgres.failed(error)
                 await self._postgres.pause()

@@ -1,6 +1,7 @@
 """InfluxDB refuses writes in each way it has: orders go on, and each outcome has one point at last."""
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from time import monotonic
 
 import anyio
@@ -18,7 +19,7 @@ from tests.chaos.influx_front import (
 from tests.chaos.proxy import Hang, Proxy
 from tests.isolation import Place
 from tests.orders import orders
-from tests.record import Tally, check, settled
+from tests.record import Tally, check, is_settled, settled, until
 from tests.workers import impatient, working
 from worker.errors import InfluxUnavailable
 from worker.influx import InfluxSink
@@ -75,6 +76,20 @@ async def test_points_wait_for_an_influxdb_that_says_not_now(place: Place, statu
         assert lost["state"] == "degraded"
         assert front.statuses[str(status)] == 3
     assert await check(place) == Tally(ORDERS)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_influxdb_is_left_alone_for_as_long_as_it_asks(place: Place, status: int) -> None:
+    async with InfluxFront(place.influx) as front:
+        front.answer = treated = FirstSo(2, refusing(status, Retry_After="2"))
+        async with working(impatient(place).having(INFLUXDB_URL=front.url)) as events:
+            await place.publish(orders(range(ORDERS)))
+            await events.wait_for("dependency.lost", dependency="influxdb")
+            await place.publish(orders(range(ORDERS, 2 * ORDERS)))
+            await until(lambda: is_settled(place), within_s=10)
+            await settled(place)
+    assert all(later - earlier >= 2 for earlier, later in pairwise(treated.at[:3]))
+    assert await check(place) == Tally(2 * ORDERS)
 
 
 def blaming(status: int, *, stores: bool) -> Answer:
