@@ -16,12 +16,12 @@ from anyio import to_thread
 
 from worker.dependency import Dependency
 from worker.errors import InfluxUnavailable, PointsRefused, PostgresUnavailable
-from worker.ledger import Ledger, Refused
+from worker.ledger import Debt, Ledger, Refused
 from worker.outcome import Kept, Outcome
-from worker.points import Point, lines, points
+from worker.points import lines, points
 from worker.settings import Settings
 
-DRAIN_POINTS_MAX = 1000  #: points taken from the backlog at once
+DRAIN_POINTS_MAX = 1000  #: points taken from the backlog at once, where InfluxDB takes so many
 LOOK_S = 5.0  #: seconds between two looks at a backlog that other workers may have filled
 log = structlog.stdlib.get_logger("worker")
 
@@ -152,6 +152,7 @@ class PointWriter:
         self._sink, self._ledger = sink, ledger
         self._influxdb, self._postgres = influxdb, postgres
         self._owing = anyio.Event()
+        self._count = DRAIN_POINTS_MAX
 
     async def aclose(self) -> None:
         """Close the sink."""
@@ -207,25 +208,41 @@ class PointWriter:
                 self._owing = anyio.Event()
 
     async def drain(self) -> int:
-        """Pay some of what is owed, in bounded memory; says how many points.
+        """Pay some of what is owed, in bounded memory; says how many points were looked at.
+
+        After a payment that was not complete, half as many are taken: some step is small enough.
 
         :raises InfluxUnavailable, PostgresUnavailable: what was not paid stays owed
         """
-        async with self._ledger.owed_points(DRAIN_POINTS_MAX) as debt:
-            if debt.points:
-                debt.refused = await self._write_apart(debt.points)
-                self._influxdb.worked()
+        async with self._ledger.owed_points(self._count) as debt:
+            unavailable = await self._pay(debt)
+        complete = len(debt.paid) + len(debt.refused) == len(debt.points)
+        more, fewer = min(DRAIN_POINTS_MAX, 2 * self._count), max(1, len(debt.points) // 2)
+        self._count = more if complete else fewer
         for refused in debt.refused:
             log.error("point.refused", entry_id=refused.point.entry_id, answer=refused.answer)
+        if unavailable:
+            raise unavailable
         return len(debt.points)
 
-    async def _write_apart(self, owed: list[Point]) -> list[Refused]:
-        """Write points; where a line is refused, halves, until that line stands alone."""
-        try:
-            await self._sink.write(lines(owed))
-        except PointsRefused as error:
-            if len(owed) == 1:
-                return [Refused(owed[0], str(error))]
-            half = len(owed) // 2
-            return await self._write_apart(owed[:half]) + await self._write_apart(owed[half:])
-        return []
+    async def _pay(self, debt: Debt) -> InfluxUnavailable | None:
+        """Write points; where a line is refused, halves, until that line stands alone.
+
+        What is written by then counts, though InfluxDB goes away or time runs out.
+        """
+        parts = [debt.points] if debt.points else []
+        while parts and anyio.current_time() < debt.until:
+            part = parts.pop()
+            half = len(part) // 2
+            try:
+                await self._sink.write(lines(part))
+                debt.paid += part
+            except PointsRefused as error:
+                if half:
+                    parts += [part[half:], part[:half]]
+                else:
+                    debt.refused.append(Refused(part[0], str(error)))
+            except InfluxUnavailable as error:
+                return error
+            self._influxdb.worked()
+        return None

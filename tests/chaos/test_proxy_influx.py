@@ -1,7 +1,7 @@
 """InfluxDB refuses writes in each way it has: orders go on, and each outcome has one point at last."""
 
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import count, pairwise
 from time import monotonic
 
 import anyio
@@ -10,11 +10,13 @@ from aiohttp import web
 
 from tests.chaos.influx_front import (
     Answer,
+    Cut,
     InfluxFront,
     Lines,
     Write,
     passing,
     refusing,
+    unreachable,
 )
 from tests.chaos.proxy import Hang, Proxy
 from tests.isolation import Place
@@ -140,3 +142,50 @@ async def test_a_write_that_is_too_large_is_halved_until_it_fits(place: Place) -
             await place.publish(orders(range(ORDERS)))
             await settled(place)
     assert await check(place) == Tally(ORDERS)
+
+
+async def test_points_that_are_all_refused_slowly_are_parked_nevertheless(place: Place) -> None:
+    """To halve them all takes longer than Postgres lets a transaction be idle."""
+
+    async def answer(_lines: Lines, _write: Write) -> web.Response:
+        await anyio.sleep(0.1)
+        return web.json_response({"message": "none of these"}, status=422)
+
+    async with InfluxFront(place.influx) as front:
+        front.answer = answer
+        async with working(impatient(place).having(INFLUXDB_URL=front.url)) as events:
+            ids = await place.publish(orders(range(25)))
+            await settled(place)
+        assert not events.of("dependency.lost")
+    assert await check(place, refused_points=frozenset(ids)) == Tally(25)
+
+
+async def test_points_of_which_influxdb_takes_a_few_at_a_time_are_paid(place: Place) -> None:
+    """As one that is too slow for more."""
+
+    async def answer(lines: Lines, write: Write) -> web.Response:
+        return await (passing if len(lines) <= 3 else unreachable)(lines, write)
+
+    async with InfluxFront(place.influx) as front:
+        front.answer = answer
+        async with working(impatient(place).having(INFLUXDB_URL=front.url)):
+            await place.publish(orders(range(ORDERS)))
+            await settled(place)
+    assert await check(place) == Tally(ORDERS)
+
+
+async def test_points_paid_before_influxdb_goes_away_again_are_not_owed_again(place: Place) -> None:
+    """A refusal makes it a payment of many writes, and one of them always fails."""
+    number = count(1)
+
+    async def answer(lines: Lines, write: Write) -> web.Response:
+        if not next(number) % 4:
+            raise Cut
+        return await (passing if len(lines) == 1 else refusing(400))(lines, write)
+
+    async with InfluxFront(place.influx) as front:
+        front.answer = answer
+        async with working(impatient(place).having(INFLUXDB_URL=front.url)):
+            await place.publish(orders(range(20)))
+            await settled(place)
+    assert await check(place) == Tally(20)
