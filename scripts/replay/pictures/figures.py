@@ -1,13 +1,31 @@
 """The figures of a report, as they stand in its `figures.json`: docs/operations/replay-report.md.
 
-Whoever changes what a name means, or takes one away, counts VERSION up.
+Whoever changes what a name means, takes one away, or moves a bound of buckets counts VERSION up.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
+from itertools import pairwise
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 VERSION = 1
+
+#: About six to a factor of ten, at numbers that read well; to seventeen minutes.
+LATENCY_BOUNDS_MS = (
+    *(step * 10.0**power for power in range(6) for step in (1, 1.5, 2, 3, 5, 7)),
+    1e6,
+)
+#: By magnitude, at times that people speak of.
+DISTANCE_BOUNDS_MS = (
+    *(1.0, 10.0, 100.0, 1000.0, 10_000.0, 60_000.0, 600_000.0, 3_600_000.0),
+    *(6 * 3_600_000.0, 24 * 3_600_000.0, 7 * 24 * 3_600_000.0, 30 * 24 * 3_600_000.0),
+)
+
+Edge = float | None
+PositiveInt = Annotated[int, Meta(ge=1)]
 
 
 class FiguresUnreadable(Exception):
@@ -31,7 +49,7 @@ class Run(msgspec.Struct, frozen=True):
     event_time: bool
     window_ms: int
     began_at: datetime
-    entries: int
+    entries: PositiveInt
     first_entry_id: str
     last_entry_id: str
     published_seconds: float
@@ -97,10 +115,16 @@ class Percentiles(msgspec.Struct, frozen=True):
 class Latency(msgspec.Struct, frozen=True):
     """From entry id to `recorded_at`, of the entries recorded by this run."""
 
-    count: int
+    count: PositiveInt
     mean_ms: float
     percentiles_ms: Percentiles
     buckets: list[Bucket]
+
+    def __post_init__(self) -> None:
+        """:raises ValueError: the buckets are not those of this version, or hold another number"""
+        _check_bounds(self.buckets, LATENCY_BOUNDS_MS, None)
+        if sum(bucket.count for bucket in self.buckets) != self.count:
+            raise ValueError("the buckets of latency do not hold all entries")
 
 
 class Slice(msgspec.Struct, frozen=True):
@@ -118,9 +142,9 @@ class Slice(msgspec.Struct, frozen=True):
 
 
 class Timeline(msgspec.Struct, frozen=True):
-    """The run in slices of equal length."""
+    """The run in slices of equal length; without any where nothing was recorded."""
 
-    slice_ms: int
+    slice_ms: PositiveInt
     slices: list[Slice]
 
 
@@ -152,6 +176,20 @@ class Figures(msgspec.Struct, frozen=True):
     timeline: Timeline
     distances: list[Bucket]
     slowest: list[SlowEntry]
+
+    def __post_init__(self) -> None:
+        """:raises ValueError: the buckets are not those of this version"""
+        _check_bounds(self.distances, DISTANCE_BOUNDS_MS, 0)
+
+
+def bucket_edges(bounds: Sequence[float], lowest: Edge) -> list[tuple[Edge, Edge]]:
+    """From where to where each bucket goes; the last has no bound."""
+    return list(pairwise([lowest, *bounds, None]))
+
+
+def _check_bounds(buckets: Sequence[Bucket], bounds: Sequence[float], lowest: Edge) -> None:
+    if [(bucket.from_ms, bucket.to_ms) for bucket in buckets] != bucket_edges(bounds, lowest):
+        raise ValueError("buckets with other bounds than those of this version")
 
 
 class _Versioned(msgspec.Struct):

@@ -64,5 +64,5 @@ def _write(directory: Path, name: str, content: bytes) -> Path:
         new.write_bytes(content)
         new.replace(path)
     except OSError as error:
-        raise ReportFailed(f"{path}: {error.strerror or error}") from error
+        raise ReportFailed(f"{error.filename or path}: {error.strerror or error}") from error
     return path

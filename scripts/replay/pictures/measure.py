@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.resources import files
-from itertools import pairwise
 from time import monotonic
 from typing import cast
 
@@ -15,6 +14,8 @@ from redis.asyncio import Redis
 
 from scripts.replay.outcomes import Outcomes, Row, statements
 from scripts.replay.pictures.figures import (
+    DISTANCE_BOUNDS_MS,
+    LATENCY_BOUNDS_MS,
     VERSION,
     Bucket,
     Clocks,
@@ -28,22 +29,13 @@ from scripts.replay.pictures.figures import (
     Slice,
     SlowEntry,
     Timeline,
+    bucket_edges,
 )
 from scripts.replay.pictures.scale import slice_ms
 from scripts.replay.report import Compared, Published
 from streams.connection import call
 
 FRACTIONS = (0.0, 0.5, 0.9, 0.95, 0.99, 0.999, 1.0)  #: those of `Percentiles`
-#: About six to a factor of ten, at numbers that read well; to seventeen minutes.
-LATENCY_BOUNDS_MS = (
-    *(step * 10.0**power for power in range(6) for step in (1, 1.5, 2, 3, 5, 7)),
-    1e6,
-)
-#: By magnitude, at times that people speak of.
-DISTANCE_BOUNDS_MS = (
-    *(1.0, 10.0, 100.0, 1000.0, 10_000.0, 60_000.0, 600_000.0, 3_600_000.0),
-    *(6 * 3_600_000.0, 24 * 3_600_000.0, 7 * 24 * 3_600_000.0, 30 * 24 * 3_600_000.0),
-)
 SLOWEST = 20
 CLOCK_SAMPLES = 9  #: the best of them counts
 
@@ -171,7 +163,7 @@ async def _buckets(
     """Every bucket, the empty ones too, so that those of two runs stand side by side."""
     rows = await outcomes.ask(SQL[name], bounds)
     counts = {cast("int", row["place"]): cast("int", row["count"]) for row in rows}
-    edges = pairwise([lowest, *bounds, None])
+    edges = bucket_edges(bounds, lowest)
     return [Bucket(low, high, counts.get(place, 0)) for place, (low, high) in enumerate(edges)]
 
 
@@ -188,7 +180,7 @@ async def _timeline(outcomes: Outcomes, compared: Compared) -> Timeline:
     event_time = compared.event_time
     row = (await outcomes.ask(SQL["span"], outcomes.began_at))[0]
     if row["recorded_ms"] is None:
-        return Timeline(0, [])
+        return Timeline(slice_ms(0, compared.entries), [])
     span_ms = row["recorded_ms"] if event_time else max(row["recorded_ms"], row["entry_ms"])
     length = slice_ms(span_ms, compared.entries)
     last = int(span_ms // length)
