@@ -57,7 +57,8 @@ Replay orders into a stream: 50 synthetic ones and 20 duplicates, or those of a 
   scripts/replay_load.py --compare before after --report both
 
 REDIS_URL, DATABASE_URL, DATABASE_SCHEMA, WORKER_STREAMS and WORKER_DEDUPE_WINDOW are read as the
-worker reads them. Exit codes: 0; 1 a difference or a failure; 2 wrong usage; 130 interrupted.
+worker reads them. Exit codes: 0; 1 a difference or a failure; 2 wrong usage;
+130 interrupted, by Ctrl-C, SIGTERM or SIGHUP.
 """
 FILE_HELP = """\
 .csv, .jsonl or .ndjson, plain or .gz, .bz2, .xz. Columns with the names of an order's fields are
@@ -95,6 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.compare:
         return _compare(options)
     ids = EntryIds()
+    _interrupt_by_signals()
     try:
         if options.report:
             prepare(options.report)
@@ -143,11 +145,14 @@ def _replay(options: argparse.Namespace, ids: EntryIds) -> Done | None:
         )
         with _progress() as progress:
             replay = Replay(plan, settings, progress, ids)
-            return anyio.run(_interruptible, replay, backend_options={"use_uvloop": True})
+            try:
+                return anyio.run(_interruptible, replay, backend_options={"use_uvloop": True})
+            finally:
+                _interrupt_by_signals()  # the loop has put their defaults in place
 
 
 async def _interruptible(replay: Replay) -> Done | None:
-    """Run until the end or the first SIGINT."""
+    """Run until the end or the first signal that interrupts."""
     outcome: Done | None = None
     failure: Exception | None = None
     async with anyio.create_task_group() as group:
@@ -163,9 +168,21 @@ async def _interruptible(replay: Replay) -> Done | None:
 
 
 async def _cancel_on_interrupt(scope: anyio.CancelScope) -> None:
-    with anyio.open_signal_receiver(signal.SIGINT) as signals:
+    with anyio.open_signal_receiver(signal.SIGINT, *_heard()) as signals:
         await anext(signals)
     scope.cancel()
+
+
+def _interrupt_by_signals() -> None:
+    """Let signals interrupt as Ctrl-C does: else they would leave a worker of our own behind."""
+    for number in _heard():
+        signal.signal(number, signal.default_int_handler)
+
+
+def _heard() -> list[signal.Signals]:
+    """Those that end us, but for what `nohup` has us ignore."""
+    ending = (signal.SIGTERM, signal.SIGHUP)
+    return [number for number in ending if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 # --- what is published, and how ---
