@@ -12,7 +12,7 @@ from uuid import uuid4
 import anyio
 from anyio import to_thread
 
-from tests.chaos.faulty_io import Died, Fault, FaultyIO, Point
+from tests.chaos.faulty_io import Died, Fault, FaultyIO, Point, wrapped_libraries
 from tests.isolation import Place
 from tests.record import (
     Expected,
@@ -134,7 +134,7 @@ class World:
     async def stop_half_way(self, at: Point, fault: Fault) -> bool:
         """Run a worker until all is drained or the fault ends it; says whether it came to the fault."""
         self.in_order = False
-        io = FaultyIO(self.place.settings, at, fault)
+        io = FaultyIO(self.place.settings, {at: fault})
         await self._run(io)
         await io.overdue()
         return io.reached
@@ -149,7 +149,7 @@ class World:
         for entry_id, owner, *_ in await self._pending():  # else a takeover waits for seconds
             words = (*self._names, owner, 0, entry_id, "IDLE", IDLE_MS, "JUSTID")
             await self.place.command("XCLAIM", *words)
-        with anyio.fail_after(RUN_S_MAX), io.installed():
+        with anyio.fail_after(RUN_S_MAX), wrapped_libraries(), io.watching():
             try:
                 await serve(self.place.having(WORKER_CONSUMER=self.consumer).settings, drain=True)
             except BaseExceptionGroup as group:
