@@ -15,9 +15,8 @@ from tests.workers import WorkerProcess, Workers
 
 AT_WORK = 0.9  #: how often one at work is chosen
 READY_S_MAX = 1.0  #: seconds to wait for one that is
-STOP_S_MAX = (
-    30.0  #: seconds from SIGTERM to the end, whatever is away: the worker's own bounds and a margin
-)
+#: Seconds from SIGTERM to the end, whatever is away: the worker's own bounds, and as much for a busy machine.
+STOP_S_MAX = 60.0
 
 
 @dataclass(slots=True, eq=False)

@@ -17,7 +17,7 @@ from tests.servers import Servers
 from tests.workers import impatient
 from worker.embedded import PostgresServer, RedisServer
 
-DISK = "192m"  #: the small file system; a run writes less
+DISK = "320m"  #: the small file system; a run writes less
 REDIS = {"auto-aof-rewrite-percentage": "0", "lua-time-limit": "100"}
 
 
