@@ -43,6 +43,9 @@ class OrderFile:
         self._count, self.first_ms = 0, 0
         self.left_out = self._scan()
 
+    def __str__(self) -> str:
+        return self._path.name.encode(errors="replace").decode()  # a name may be no text
+
     def __len__(self) -> int:
         return self._count
 

@@ -254,7 +254,8 @@ def valid(chance: Random) -> Fields:
     if chance.random() < 0.3:
         order[chance.choice(["note", "é", "e\u0301", "ts"])] = chance.choice(TEXTS)
     pairs = list(order.items())
-    chance.shuffle(pairs)
+    if chance.random() < 0.2:  # mostly not: a producer keeps to one order
+        chance.shuffle(pairs)
     fields = [word for pair in pairs for word in pair]
     return as_payload(chance, fields) if chance.random() < 0.4 else fields
 
