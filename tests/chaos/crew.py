@@ -113,6 +113,10 @@ class Crew:
                 counts["taken over"] += event["entries"]
         return counts
 
+    def alarms(self) -> Counter[str]:
+        """What workers logged as a warning or an error, and how often."""
+        return Counter(e["event"] for e in self.logged() if e["level"] in ("warning", "error"))
+
     def losses(self) -> Counter[str]:
         """Why workers took a server to be away: how often, by server and the start of the error."""
         lost = (event for event in self.logged() if event["event"] == "dependency.lost")

@@ -242,6 +242,8 @@ async def _figures(stage: Scene, watcher: Watcher, crew: Crew, tally: Tally) -> 
         "on record": tally,
         "of them without a point": sum(tally) - points,
         "through batches": dict(crew.tally()),
+        "warnings and errors": dict(crew.alarms()),
+        "claims evicted": stage.evicted,
         "answers to writes of points": dict(stage.front.statuses),
         "workers killed at work": crew.killed_at_work,
         "looks of the watcher": watcher.looks,
