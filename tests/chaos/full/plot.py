@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-WIDTH, HEIGHT, LEFT, TOP, GAP = 900, 110, 110, 30, 45
+WIDTH, HEIGHT, LEFT, TOP, GAP = 900, 110, 110, 50, 45
 
 
 def svg(
@@ -36,10 +36,11 @@ def _panel(top: int, name: str, x_s: Sequence[float], values: Sequence[float]) -
         for x, value in zip(x_s, values, strict=True)
     )
     bottom, right = top + HEIGHT, LEFT + WIDTH
+    decimals = 0 if highest >= 10 else 1
     return (
         f'<path d="M{LEFT} {top}V{bottom}H{right}" fill="none" stroke="#999"/>'
-        f'<text x="{LEFT + 8}" y="{top + 12}" font-weight="bold">{name}</text>'
-        f'<text x="{LEFT - 6}" y="{top + 10}" text-anchor="end">{highest:,.0f}</text>'
+        f'<text x="{LEFT}" y="{top - 6}" font-weight="bold">{name}</text>'
+        f'<text x="{LEFT - 6}" y="{top + 10}" text-anchor="end">{highest:,.{decimals}f}</text>'
         f'<text x="{LEFT - 6}" y="{bottom}" text-anchor="end">0</text>'
         f'<text x="{right}" y="{bottom + 15}" text-anchor="end">{last_s:,.0f} s</text>'
         f'<polyline points="{points}" fill="none" stroke="#0b62a4" stroke-width="1.5"/>'

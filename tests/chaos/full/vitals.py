@@ -46,7 +46,7 @@ SAMPLES_MIN = 4  #: of a quarter
 #: What must be flat: the factor and the margin by which the last quarter may exceed the second.
 #: The claims follow the rate of orders, Redis' memory the claims; points are owed while InfluxDB is away.
 FLAT: Mapping[str, tuple[float, float]] = {
-    "worker_rss_mib": (1.1, 8),
+    "worker_rss_mib": (1.05, 4),
     "worker_fds": (1, 4),
     "postgres_connections": (1, 3),
     "redis_clients": (1, 4),
