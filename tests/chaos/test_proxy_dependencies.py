@@ -64,7 +64,7 @@ async def test_a_server_that_is_away_is_tried_now_and_then_and_for_ever(
             await settled(place)
             await proxy.inflict(fault)
             await place.publish(orders(range(3, 20)))
-            await events.wait_for("dependency.lost", dependency=server)
+            await events.wait_for("dependency.lost", dependency=server, state="down")
             before = proxy.attempts
             await anyio.sleep(AWAY_S)
             assert 0 < proxy.attempts - before <= ATTEMPTS_MAX
