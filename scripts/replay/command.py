@@ -79,7 +79,7 @@ the file's times become the entry ids, so that the outcomes are those of that da
 replayed. Rows must be in order of time. Without latencies, which would be those of that day too"""
 
 SYNTHETIC_ONLY = ("orders", "duplicates", "seed")
-FILE_ONLY = ("map", "keep", "speed", "event_time")
+FILE_ONLY = ("map", "keep", "limit", "speed", "event_time")
 INTERRUPTED = 130
 
 
@@ -199,7 +199,9 @@ def _source(options: argparse.Namespace) -> Synthetic | OrderFile:
         except ValueError as error:
             raise BadSource(str(error)) from None
     timed = options.event_time or options.speed is not None
-    source = OrderFile(options.file, dict(options.map), options.keep, timed=timed)
+    source = OrderFile(
+        options.file, dict(options.map), options.keep, timed=timed, limit=options.limit
+    )
     if source.left_out:
         names = ", ".join(source.left_out)
         _complain(f"columns that are not sent: {names} (--map or --keep sends them)", 0)
@@ -348,6 +350,9 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
         metavar="COLUMN",
         help="send this column, too, as part of the order's content; may be repeated",
     )
+    add(
+        "--limit", type=_count, metavar="N", help="send the file's first N orders, and read no more"
+    )
 
 
 def _add_pace(parser: argparse.ArgumentParser) -> None:
@@ -368,6 +373,12 @@ def _positive(text: str) -> float:
     if not 0 < number < inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above zero")
     return number
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text) < 2**63):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above zero")
+    return int(text)
 
 
 def _duration(text: str) -> int:

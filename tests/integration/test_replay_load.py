@@ -353,6 +353,8 @@ def test_embedded_needs_no_services(place: Place) -> None:
         ({}, ["none.csv", "--orders", "1"], 2, "--orders is for synthetic orders"),
         ({}, ["none.csv", "--map", "order_id=a", "--map", "order_id=b"], 2, "order_id two columns"),
         ({}, ["none.csv", "--map", "prize=a"], 2, "'prize=a' is not FIELD=COLUMN"),
+        ({}, ["--limit", "3"], 2, "--limit needs a file"),
+        ({}, ["none.csv", "--limit", "0"], 2, "'0' is not a whole number above zero"),
         ({}, ["--event-time"], 2, "--event-time needs a file"),
         ({}, ["--orders", "0"], 2, "cannot make 0 orders"),
         ({}, ["--rate", "fast"], 2, "'fast' is not a number above zero"),

@@ -42,6 +42,7 @@ from scripts.replay.pictures.scale import (
     Scale,
     count_text,
     duration_text,
+    latency_text,
     log_ticks,
     log_ticks_around,
     nice,
@@ -162,6 +163,14 @@ def test_bounds_of_buckets_grow(bounds: tuple[float, ...]) -> None:
 )  # fmt: skip
 def test_durations_have_three_digits_and_the_unit_that_fits(value_ms: float, text: str) -> None:
     assert duration_text(value_ms) == text
+
+
+def test_latencies_stay_in_seconds() -> None:
+    assert [latency_text(it) for it in (82_035.3, 3_600_000, 12.3)] == [
+        "82 s",
+        "3,600 s",
+        "12.3 ms",
+    ]
 
 
 def test_other_numbers_read_as_people_write_them() -> None:

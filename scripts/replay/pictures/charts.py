@@ -15,6 +15,7 @@ from scripts.replay.pictures.markup import append, tag
 from scripts.replay.pictures.scale import (
     Scale,
     duration_text,
+    latency_text,
     log_ticks,
     log_ticks_around,
     ticks,
@@ -113,7 +114,7 @@ def steps(
     y = Scale(axis.values[0], axis.values[-1], BOTTOM, TOP)
     svg = _svg(chart, HEIGHT)
     append(svg, *_value_lines(axis, y))
-    append(svg, *(_tick(x(at), duration_text(at)) for at in log_ticks(edges[0], edges[-1])))
+    append(svg, *(_tick(x(at), latency_text(at)) for at in log_ticks(edges[0], edges[-1])))
     for step in series:
         append(svg, tag("path", class_=f"area {step.style}", d=_stairs(step.heights, edges, x, y)))
     append(svg, *(_mark(x(mark.at), mark.name, n) for n, mark in enumerate(marks)))

@@ -28,6 +28,7 @@ from scripts.replay.pictures.scale import (
     NOTHING,
     count_text,
     duration_text,
+    latency_text,
     ratio_text,
     short_text,
 )
@@ -95,10 +96,10 @@ def _measures(figures: Figures) -> Iterator[tuple[str, float | None, Callable[[f
     yield "recorded per second", figures.result.recorded_per_second, count_text
     yield "published per second", figures.run.published_per_second, count_text
     latency = figures.latency
-    yield "latency mean", latency.mean_ms if latency else None, duration_text
+    yield "latency mean", latency.mean_ms if latency else None, latency_text
     for name in ("min", "p50", "p90", "p95", "p99", "p999", "max"):
         value = getattr(latency.percentiles_ms, name) if latency else None
-        yield f"latency {name.replace('p999', 'p99.9')}", value, duration_text
+        yield f"latency {name.replace('p999', 'p99.9')}", value, latency_text
     for name, _ in OUTCOMES:
         yield name, getattr(figures.result.found, name), count_text
     yield "missing", figures.result.missing, count_text
@@ -198,7 +199,7 @@ def _latency_over_time(both: Sequence[Named]) -> Element:
     ]
     chart = Chart(
         "Latency over time",
-        f"Percentiles of both on a scale by magnitude; at most {duration_text(highest_of(series))}.",
+        f"Percentiles of both on a scale by magnitude; at most {latency_text(highest_of(series))}.",
     )
     return charts.lines(chart, series, latency_axis(series), _span(both))
 
@@ -211,7 +212,7 @@ def _distribution(measured: Sequence[tuple[str, Latency]]) -> Element:
         for (name, latency), style, buckets in zip(measured, STYLES, used, strict=False)
     ]
     highest = max(max(step.heights) for step in series)
-    halves = [f"{duration_text(it.percentiles_ms.p50)} in {name}" for name, it in measured]
+    halves = [f"{latency_text(it.percentiles_ms.p50)} in {name}" for name, it in measured]
     chart = Chart(
         "Distribution of latency",
         f"Half of the entries took at most {' and '.join(halves)}.",
@@ -231,7 +232,7 @@ def _distances(both: Sequence[Named]) -> Element:
     sets = [it.figures.distances for it in both]
     first, last = _used(sets)
     rows = [
-        (bucket_text(buckets[0]), _bars([bucket.count for bucket in buckets]))
+        (bucket_text(buckets[0], duration_text), _bars([bucket.count for bucket in buckets]))
         for buckets in zip(*(it[first:last] for it in sets), strict=True)
     ]
     chart = Chart(

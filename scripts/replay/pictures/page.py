@@ -1,6 +1,6 @@
 """The page of one replay."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.resources import files
 from itertools import dropwhile
 from xml.etree.ElementTree import Element
@@ -9,7 +9,13 @@ from scripts.replay.pictures import charts
 from scripts.replay.pictures.charts import Bar, Chart, Line, Mark, Step
 from scripts.replay.pictures.figures import Bucket, Clocks, Counts, Figures, Latency, Slice
 from scripts.replay.pictures.markup import Child, document, tag
-from scripts.replay.pictures.scale import NOTHING, count_text, duration_text, short_text
+from scripts.replay.pictures.scale import (
+    NOTHING,
+    count_text,
+    duration_text,
+    latency_text,
+    short_text,
+)
 from scripts.replay.pictures.tables import facts, folded, table
 
 STYLE = (files("scripts.replay.pictures") / "page.css").read_text(encoding="utf-8")
@@ -36,11 +42,6 @@ def page_of(figures: Figures) -> bytes:
         _run(figures),
     )
     return document(f"Replay: {run.source}", STYLE, body)
-
-
-def seconds_text(at_ms: float) -> str:
-    """A time since the publishing began."""
-    return duration_text(at_ms) if at_ms else "0 ms"
 
 
 # --- the top ---
@@ -70,8 +71,8 @@ def _tiles(figures: Figures) -> Element:
     tiles = [
         ("entries", count_text(figures.run.entries), ""),
         ("recorded", f"{count_text(rate)}/s" if rate else NOTHING, ""),
-        ("latency p50", duration_text(latency.percentiles_ms.p50) if latency else NOTHING, ""),
-        ("latency p99", duration_text(latency.percentiles_ms.p99) if latency else NOTHING, ""),
+        ("latency p50", latency_text(latency.percentiles_ms.p50) if latency else NOTHING, ""),
+        ("latency p99", latency_text(latency.percentiles_ms.p99) if latency else NOTHING, ""),
         ("duplicates", count_text(result.found.duplicates), f"{share:.1%}"),
         ("rejected", count_text(result.found.rejected), ""),
     ]
@@ -151,15 +152,15 @@ def highest_of(series: Iterable[Line]) -> float:
 
 
 def _hint(it: Slice, length: int) -> str:
-    words = [f"{seconds_text(it.at_ms)} to {seconds_text(it.at_ms + length)}"]
+    words = [f"{duration_text(it.at_ms)} to {duration_text(it.at_ms + length)}"]
     if it.published is not None:
         words.append(f"published {count_text(it.published)}")
     words.append(f"recorded {count_text(it.recorded)}")
     if it.waiting is not None:
         words.append(f"waiting {count_text(it.waiting)}")
     if it.latency_ms:
-        words.append(f"latency p50 {duration_text(it.latency_ms.p50)}")
-        words.append(f"p99 {duration_text(it.latency_ms.p99)}")
+        words.append(f"latency p50 {latency_text(it.latency_ms.p50)}")
+        words.append(f"p99 {latency_text(it.latency_ms.p99)}")
     return "\n".join(words)
 
 
@@ -180,7 +181,7 @@ def _waiting(figures: Figures) -> Element:
 
 def _slices_table(figures: Figures) -> tuple[Sequence[str], list[list[str]]]:
     head = ["from", "published", "recorded", "waiting", "p50", "p95", "p99", "max"]
-    rows = [[seconds_text(it.at_ms), *_slice_cells(it)] for it in figures.timeline.slices]
+    rows = [[duration_text(it.at_ms), *_slice_cells(it)] for it in figures.timeline.slices]
     return head, rows
 
 
@@ -190,7 +191,7 @@ def _slice_cells(it: Slice) -> list[str]:
     latencies = (found.p50, found.p95, found.p99, found.max) if found else (None,) * 4
     return [
         *(NOTHING if value is None else count_text(value) for value in counts),
-        *(NOTHING if value is None else duration_text(value) for value in latencies),
+        *(NOTHING if value is None else latency_text(value) for value in latencies),
     ]
 
 
@@ -209,7 +210,9 @@ def _latency(figures: Figures) -> Element:
         clocks_words(figures.clocks) if figures.clocks else None,
         tag("div", _latency_over_time(figures), _distribution(latency), class_="charts"),
         table(*_percentiles_table(latency)),
-        folded("Table: distribution", table(*_buckets_table(latency.buckets, "latency"))),
+        folded(
+            "Table: distribution", table(*_buckets_table(latency.buckets, "latency", latency_text))
+        ),
     )
 
 
@@ -230,7 +233,7 @@ def _latency_over_time(figures: Figures) -> Element:
     chart = Chart(
         "Latency over time",
         f"Percentiles of latency, by when entries were published, on a scale by magnitude; "
-        f"at most {duration_text(highest_of(series))}.",
+        f"at most {latency_text(highest_of(series))}.",
         "by time of publishing",
     )
     hints = (_hint(it, length) for it in slices)
@@ -253,7 +256,7 @@ def latencies(
 def latency_axis(series: Iterable[Line]) -> charts.ValueAxis:
     """An axis by magnitude that holds all of some lines."""
     values = [value for line in series for _, value in line.points if value] or [1.0]
-    return charts.log_axis(min(values), max(values), duration_text)
+    return charts.log_axis(min(values), max(values), latency_text)
 
 
 def _distribution(latency: Latency) -> Element:
@@ -263,11 +266,14 @@ def _distribution(latency: Latency) -> Element:
     marks = [Mark(of.p50, "p50"), Mark(of.p95, "p95"), Mark(of.p99, "p99")]
     chart = Chart(
         "Distribution of latency",
-        f"Half of {latency.count:,} entries took at most {duration_text(of.p50)}, 99 % at most "
-        f"{duration_text(of.p99)}, the slowest {duration_text(of.max)}.",
+        f"Half of {latency.count:,} entries took at most {latency_text(of.p50)}, 99 % at most "
+        f"{latency_text(of.p99)}, the slowest {latency_text(of.max)}.",
         "share of entries",
     )
-    hints = [f"{bucket_text(it)}: {it.count:,}, {it.count / latency.count:.2%}" for it in used]
+    hints = [
+        f"{bucket_text(it, latency_text)}: {it.count:,}, {it.count / latency.count:.2%}"
+        for it in used
+    ]
     axis = charts.linear_axis(max(shares), share_text)
     series = [Step("entries", "s1", shares)]
     return charts.steps(chart, series, edges, axis, marks, hints)
@@ -292,26 +298,28 @@ def share_text(share: float) -> str:
     return f"{share * 100:.3g}%"
 
 
-def bucket_text(bucket: Bucket) -> str:
-    """`10 ms to 15 ms`."""
+def bucket_text(bucket: Bucket, text: Callable[[float], str]) -> str:
+    """`10 ms to 15 ms`; `text` tells how its bounds read."""
     if not bucket.from_ms:
-        return "same ms" if bucket.from_ms == 0 else f"below {duration_text(bucket.to_ms or 0)}"
+        return "same ms" if bucket.from_ms == 0 else f"below {text(bucket.to_ms or 0)}"
     if bucket.to_ms is None:
-        return f"{duration_text(bucket.from_ms)} or more"
-    return f"{duration_text(bucket.from_ms)} to {duration_text(bucket.to_ms)}"
+        return f"{text(bucket.from_ms)} or more"
+    return f"{text(bucket.from_ms)} to {text(bucket.to_ms)}"
 
 
 def _percentiles_table(latency: Latency) -> tuple[Sequence[str], list[list[str]]]:
     of = latency.percentiles_ms
     values = (of.min, of.p50, of.p90, of.p95, of.p99, of.p999, of.max, latency.mean_ms)
     head = ("percentile", "min", "p50", "p90", "p95", "p99", "p99.9", "max", "mean")
-    return head, [["latency", *(duration_text(value) for value in values)]]
+    return head, [["latency", *(latency_text(value) for value in values)]]
 
 
-def _buckets_table(buckets: Sequence[Bucket], name: str) -> tuple[Sequence[str], list[list[str]]]:
+def _buckets_table(
+    buckets: Sequence[Bucket], name: str, text: Callable[[float], str]
+) -> tuple[Sequence[str], list[list[str]]]:
     total = sum(bucket.count for bucket in buckets)
     rows = [
-        [bucket_text(it), count_text(it.count), f"{it.count / total:.2%}"]
+        [bucket_text(it, text), count_text(it.count), f"{it.count / total:.2%}"]
         for it in trimmed(buckets)
     ]
     return (name, "entries", "share"), rows
@@ -345,11 +353,14 @@ def _distances(distances: Sequence[Bucket]) -> Element | None:
     used = trimmed(distances)
     if not used:
         return None
-    rows = [(bucket_text(it), [Bar("duplicate", it.count, count_text(it.count))]) for it in used]
+    rows = [
+        (bucket_text(it, duration_text), [Bar("duplicate", it.count, count_text(it.count))])
+        for it in used
+    ]
     most = max(used, key=lambda bucket: bucket.count)
     chart = Chart(
         "Duplicates by distance from their original",
-        f"Most, {most.count:,}, lie {bucket_text(most)} from the order that they repeat.",
+        f"Most, {most.count:,}, lie {bucket_text(most, duration_text)} from the order that they repeat.",
         "by the times of both entries",
     )
     return charts.bars(chart, rows)
@@ -366,7 +377,7 @@ def _outcome_tables(figures: Figures) -> Iterable[Element]:
         codes = [[it.code, count_text(it.count)] for it in result.rejections]
         yield table(("code of rejection", "entries"), codes)
     if trimmed(figures.distances):
-        yield table(*_buckets_table(figures.distances, "distance from the original"))
+        yield table(*_buckets_table(figures.distances, "distance from the original", duration_text))
 
 
 # --- the rest ---
@@ -377,8 +388,8 @@ def _slowest(figures: Figures) -> Element:
     rows = [
         [
             it.entry_id,
-            seconds_text(it.at_ms),
-            duration_text(it.latency_ms),
+            duration_text(it.at_ms),
+            latency_text(it.latency_ms),
             it.outcome,
             it.order_id or NOTHING,
             it.symbol or NOTHING,

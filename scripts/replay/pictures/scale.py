@@ -125,7 +125,16 @@ def short_text(value: float) -> str:
 
 def duration_text(value_ms: float) -> str:
     """Three digits and a unit: `0.5 ms`, `12.3 ms`, `1.5 s`, `10 min`."""
-    size, unit = next((it for it in _UNITS if abs(value_ms) >= it[0]), _UNITS[-1])
+    return _in_units(value_ms, _UNITS)
+
+
+def latency_text(value_ms: float) -> str:
+    """The same with no unit above seconds, for what is compared: `82 s` and not `1.37 min`."""
+    return _in_units(value_ms, _UNITS[-2:])
+
+
+def _in_units(value_ms: float, units: Sequence[tuple[int, str]]) -> str:
+    size, unit = next((it for it in units if abs(value_ms) >= it[0]), units[-1])
     number = value_ms / size
     digits = 3 if abs(number) < 100 else 4
     return f"{float(f'{number:.{digits}g}'):,.12g} {unit}"
