@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
 from redis.asyncio import Redis
 
 from streams.connection import GroupLost, call
@@ -22,7 +23,7 @@ class StreamState(NamedTuple):
     added: int | None
 
 
-class Delivery(NamedTuple):
+class Delivery(msgspec.Struct, frozen=True):
     """An entry that is pending: with whom, since when (milliseconds), and how often it was delivered."""
 
     consumer: str
