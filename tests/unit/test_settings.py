@@ -227,7 +227,8 @@ def test_a_secret_is_in_no_repr_and_in_no_message(variable: str, text: str) -> N
 @pytest.mark.parametrize("variable", VARIABLES)
 def test_a_variable_may_be_given_as_a_file(variable: str, tmp_path: Path) -> None:
     texts = {**SECRET_URLS, "INFLUXDB_URL": "http://influx:9", "WORKER_LOG_LEVEL": "error",
-             "WORKER_LOG_FORMAT": "json", "WORKER_TAKEOVER_AFTER": "60s"}  # fmt: skip
+             "WORKER_LOG_FORMAT": "json", "WORKER_TAKEOVER_AFTER": "60s",
+             "WORKER_RETENTION": "60s"}  # fmt: skip
     field = VARIABLES[variable]
     is_number = isinstance(getattr(load({}), field), int)
     text = texts.get(variable, ("3s" if field.endswith("_ms") else "7") if is_number else "name")

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from streams.connection import GroupLost, RedisUnavailable, connect
-from worker import logs, settings
+from worker import settings
 from worker.errors import BadUsage, NoAnswer
 from worker.ledger import Ledger
 from worker.migrate import check_schema
@@ -41,7 +41,6 @@ def run(command: Callable[[Servers], Awaitable[int]]) -> int:
     :raises OrdergateError: for `worker.__main__` to tell
     """
     chosen = settings.load()
-    logs.configure(chosen)
     codes: list[int] = []
 
     async def main() -> None:

@@ -19,7 +19,9 @@ from worker.points import MEASUREMENT
 from worker.settings import Settings
 
 POINTS_AT_ONCE = 10_000
-QUERY_S_MAX = 30.0  #: seconds for one query; the server may have to open old shards
+QUERY_TIMEOUTS = (
+    5  #: times WORKER_POINTS_TIMEOUT for one query; the server may have to open old shards
+)
 
 
 class FoundPoint(NamedTuple):
@@ -106,7 +108,7 @@ class InfluxPoints:
     async def _ask(self, statement: str) -> _Answer:
         chosen = self._settings
         if not self._session:
-            timeout = ClientTimeout(QUERY_S_MAX, connect=chosen.points_timeout_ms / 1000)
+            timeout = ClientTimeout(QUERY_TIMEOUTS * chosen.points_timeout_ms / 1000)
             self._session = ClientSession(timeout=timeout)
         parameters = {"db": chosen.influxdb_bucket, "q": statement, "epoch": "ns"}
         token = f"Token {chosen.influxdb_token.get_secret_value()}"
