@@ -35,6 +35,9 @@ log = structlog.stdlib.get_logger("worker")
 GIVEN_UP = Malformed("delivery_limit", "every worker that tried this entry alone has ended at it")
 
 
+NO_CODES = Counter[str]()
+
+
 @dataclass(frozen=True, slots=True)
 class Servers:
     """What we know of each server."""
@@ -124,7 +127,7 @@ async def process(
     laps.lap("settle")
     counts = Counter(map(_word, outcomes))
     _report(stream, len(outcomes), counts, anyio.current_time() - started)
-    codes = _codes(outcomes) if counts["rejected"] else {}
+    codes = _codes(outcomes) if counts["rejected"] else NO_CODES
     io.vitals.settled(entries[0].ms, counts, codes, laps)
     return outcomes
 

@@ -16,7 +16,7 @@ from worker.settings import Settings
 STAGES = ("parse", "claim", "decide", "wait", "record", "emit", "settle")
 
 #: What an entry may count as. `redelivered`: it was on record before. `kept`, `left`: see `outcome.Kept`.
-WORDS = ("accepted", "duplicate", "rejected", "redelivered", "kept", "left")
+WORDS: tuple[str, ...] = ("accepted", "duplicate", "rejected", "redelivered", "kept", "left")
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 ENTRIES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
@@ -83,7 +83,7 @@ class StreamVitals:
     """
 
     def __init__(self) -> None:
-        self.outcomes = dict.fromkeys(WORDS, 0)
+        self.outcomes: dict[str, int] = dict.fromkeys(WORDS, 0)
         self.rejections: dict[str, int] = {}
         self.batches = Histogram(ENTRIES)
         self.stages = {stage: Histogram(SECONDS) for stage in STAGES}
