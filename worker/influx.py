@@ -17,6 +17,7 @@ from anyio import to_thread
 from worker.dependency import Dependency
 from worker.errors import InfluxUnavailable, PointsRefused, PostgresUnavailable
 from worker.ledger import Debt, Ledger, Refused
+from worker.operate.figures import PointFigures, points_owed
 from worker.outcome import Kept, Outcome
 from worker.points import lines, points
 from worker.settings import Settings
@@ -189,6 +190,22 @@ class PointWriter:
             )
             self._owing.set()
 
+    async def write_own(self, body: bytes) -> None:
+        """Write lines about the worker itself, in one attempt; lost where InfluxDB does not take them."""
+        if not self._influxdb.due:
+            return
+        try:
+            await self._sink.write(body)
+            self._influxdb.worked()
+        except InfluxUnavailable as error:
+            self._influxdb.failed(error)
+        except PointsRefused as error:
+            log.warning("own_points.refused", answer=str(error))
+
+    async def backlog(self, streams: Sequence[str]) -> Mapping[str, PointFigures]:
+        """The points owed and parked, for each stream. :raises PostgresUnavailable: no answer"""
+        return await points_owed(self._ledger, streams)
+
     async def drain_forever(self) -> None:
         """Pay what is owed, whenever something is; other workers' debts too."""
         while True:
@@ -203,6 +220,7 @@ class PointWriter:
                 self._postgres.failed(error)
                 await self._postgres.pause()
             else:
+                self._postgres.worked()  # nothing else may ask it before the next batch
                 with anyio.move_on_after(LOOK_S):
                     await self._owing.wait()
                 self._owing = anyio.Event()

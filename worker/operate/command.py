@@ -49,7 +49,7 @@ def run(command: Callable[[Servers], Awaitable[int]]) -> int:
     codes: list[int] = []
 
     async def main() -> None:
-        async with _servers(chosen) as servers:
+        async with servers_of(chosen) as servers:
             codes.append(await command(servers))
 
     try:
@@ -63,7 +63,8 @@ def run(command: Callable[[Servers], Awaitable[int]]) -> int:
 
 
 @asynccontextmanager
-async def _servers(chosen: Settings) -> AsyncGenerator[Servers]:
+async def servers_of(chosen: Settings) -> AsyncGenerator[Servers]:
+    """The servers that the settings name, closed on leaving."""
     async with AsyncExitStack() as stack:
         redis = connect(chosen.redis_address, timeout_ms=chosen.redis_timeout_ms)
         stack.push_async_callback(redis.aclose)
