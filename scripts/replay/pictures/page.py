@@ -68,20 +68,16 @@ def _tiles(figures: Figures) -> Element:
     result, latency = figures.result, figures.latency
     rate = result.recorded_per_second
     share = result.found.duplicates / figures.run.entries
-    tiles = [
-        ("entries", count_text(figures.run.entries), ""),
-        ("recorded", f"{count_text(rate)}/s" if rate else NOTHING, ""),
-        ("latency p50", latency_text(latency.percentiles_ms.p50) if latency else NOTHING, ""),
-        ("latency p99", latency_text(latency.percentiles_ms.p99) if latency else NOTHING, ""),
-        ("duplicates", count_text(result.found.duplicates), f"{share:.1%}"),
-        ("rejected", count_text(result.found.rejected), ""),
-    ]
-    return tag("dl", *(_tile(*tile) for tile in tiles), class_="tiles")
-
-
-def _tile(name: str, value: str, unit: str) -> Element:
-    number = tag("dd", value, tag("small", f" {unit}") if unit else None)
-    return tag("div", tag("dt", name), number)
+    tiles = {
+        "entries": count_text(figures.run.entries),
+        "recorded": f"{count_text(rate)}/s" if rate else NOTHING,
+        "latency p50": latency_text(latency.percentiles_ms.p50) if latency else NOTHING,
+        "latency p99": latency_text(latency.percentiles_ms.p99) if latency else NOTHING,
+        f"duplicates, {share:.1%}": count_text(result.found.duplicates),
+        "rejected": count_text(result.found.rejected),
+    }
+    pairs = (tag("div", tag("dt", name), tag("dd", value)) for name, value in tiles.items())
+    return tag("dl", *pairs, class_="tiles")
 
 
 # --- throughput and latency over time ---
