@@ -381,6 +381,17 @@ def test_a_key_that_is_no_stream_is_a_refusal(place: Place) -> None:
     place.redis.delete(place.stream)
 
 
+def test_a_key_that_is_no_stream_is_said_before_event_times_go_there(
+    place: Place, day: str
+) -> None:
+    place.redis.set(place.stream, "text")
+    done = place.replay(day, "--map", "order_id=id", "--event-time")
+    assert done.returncode == 1
+    assert f"Redis does not tell of stream {place.stream}: WRONGTYPE" in done.stderr
+    assert "Traceback" not in done.stderr
+    place.redis.delete(place.stream)
+
+
 def test_a_redis_that_dies_leaves_a_count_of_what_is_certain(place: Place, tmp_path: Path) -> None:
     with RedisServer(tmp_path / "redis") as server, Redis.from_url(server.url) as redis:
         options = ("--rate", "500", "--orders", "100000")
