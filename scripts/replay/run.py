@@ -5,6 +5,7 @@ from time import monotonic
 from typing import NamedTuple, cast
 
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 from rich.progress import Progress
 
 from scripts.replay.following import expected_of, wait_for_outcomes
@@ -14,7 +15,7 @@ from scripts.replay.pictures.measure import Conditions, measure
 from scripts.replay.publishing import EntryIds, Pace, Publishing
 from scripts.replay.report import Compared, Published
 from scripts.replay.source import Source
-from streams.connection import call
+from streams.connection import RedisUnavailable, call
 from streams.entry import EntryId
 from streams.producer import Producer, connect
 from worker.errors import BadSettings
@@ -145,7 +146,11 @@ def _client(address: str) -> Redis:
 
 async def _last_id(redis: Redis, stream: str) -> EntryId:
     """The greatest id the stream has had, 0-0 where there is none."""
-    if not await call(redis, "EXISTS", stream):
-        return EntryId(0, 0)
-    reply = cast("list[str]", await call(redis, "XINFO", "STREAM", stream))
+    try:
+        if not await call(redis, "EXISTS", stream):
+            return EntryId(0, 0)
+        reply = cast("list[str]", await call(redis, "XINFO", "STREAM", stream))
+    except ResponseError as error:  # it is no stream, or we lack a right
+        reason = f"Redis does not tell of stream {stream}: {error}"
+        raise RedisUnavailable(reason, answered=True) from error
     return EntryId.parse(reply[reply.index("last-generated-id") + 1])

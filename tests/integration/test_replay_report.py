@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple, cast
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -259,6 +260,24 @@ async def test_event_times_have_outcomes_and_distances_but_no_latencies(
     assert (
         "Not measured: entry ids are the orders' own times." in Page(tmp_path / "report.html").text
     )
+
+
+async def test_a_redis_that_may_not_tell_its_time_leaves_a_report_without_it(
+    place: Place, workers: Workers, tmp_path: Path
+) -> None:
+    await workers.start(place)
+    user = place.stream
+    await place.command("ACL", "SETUSER", user, "on", ">pw", "~*", "+@all", "-info", "-time")
+    address = urlsplit(place.variables["REDIS_URL"])
+    server = address.netloc.rpartition("@")[2]
+    url = address._replace(netloc=f"{user}:pw@{server}").geturl()
+    ran = await replay(place.having(REDIS_URL=url), workers, "--report", tmp_path)
+    await place.command("ACL", "DELUSER", user)
+    assert ran.code == 0, ran.log
+    found = figures_in(tmp_path)
+    assert (found["clocks"], found["run"]["redis_version"]) == (None, None)
+    assert found["latency"]["count"] == 70
+    assert "Redis did not tell its time" in Page(tmp_path / "report.html").text
 
 
 async def test_a_run_that_gave_up_has_its_report(

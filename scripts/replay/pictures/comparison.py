@@ -21,6 +21,7 @@ from scripts.replay.pictures.page import (
     latencies,
     latency_axis,
     rates,
+    redis_text,
     share_text,
     span_ms,
 )
@@ -149,12 +150,12 @@ def _of_runs(both: Sequence[Named]) -> list[list[str]]:
 def _conditions_of(figures: Figures) -> tuple[str, ...]:
     run = figures.run
     pace = f"{run.pace}, with the orders' own times as ids" if run.event_time else run.pace
-    return run.source, pace, duration_text(run.window_ms), run.redis_version, run.postgres_version
+    return run.source, pace, duration_text(run.window_ms), redis_text(run), run.postgres_version
 
 
 def _clocks(both: Sequence[Named]) -> Iterator[Child]:
     for it in both:
-        if it.figures.clocks:
+        if it.figures.latency:
             yield tag("h3", it.name)
             yield clocks_words(it.figures.clocks)
 

@@ -41,7 +41,7 @@ class Counts(msgspec.Struct, frozen=True):
 
 
 class Run(msgspec.Struct, frozen=True):
-    """What was replayed, and on what."""
+    """What was replayed, and on what. `redis_version` is None where Redis does not tell it."""
 
     source: str
     stream: str
@@ -54,7 +54,7 @@ class Run(msgspec.Struct, frozen=True):
     last_entry_id: str
     published_seconds: float
     published_per_second: float
-    redis_version: str
+    redis_version: str | None
     postgres_version: str
 
 
@@ -164,6 +164,7 @@ class SlowEntry(msgspec.Struct, frozen=True):
 class Figures(msgspec.Struct, frozen=True):
     """Everything a page is made of.
 
+    :ivar clocks: None where there is no latency, and where Redis does not tell its time
     :ivar latency: None where `latency_omitted` says why
     """
 

@@ -11,6 +11,7 @@ from time import monotonic
 from typing import cast
 
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from scripts.replay.outcomes import Outcomes, Row, statements
 from scripts.replay.pictures.figures import (
@@ -33,7 +34,7 @@ from scripts.replay.pictures.figures import (
 )
 from scripts.replay.pictures.scale import slice_ms
 from scripts.replay.report import Compared, Published
-from streams.connection import call
+from streams.connection import RedisUnavailable, call
 
 FRACTIONS = (0.0, 0.5, 0.9, 0.95, 0.99, 0.999, 1.0)  #: those of `Percentiles`
 SLOWEST = 20
@@ -60,7 +61,9 @@ async def measure(
 ) -> Figures:
     """Measure a run that was waited for.
 
-    :raises OutcomesUnreadable, RedisUnavailable: nothing is measured then; the run itself is over
+    What Redis may not tell, to a user with few rights for one, is left out.
+
+    :raises OutcomesUnreadable: nothing is measured then; the run itself is over
     """
     await outcomes.ask(SQL["create_measured"])
     await outcomes.ask(SQL["fill_measured"], published.stream, outcomes.began_at)
@@ -104,12 +107,22 @@ async def _run(
     )
 
 
-async def _redis_version(redis: Redis) -> str:
+async def _redis_version(redis: Redis) -> str | None:
     """What the server calls itself: `Redis 7.2.4`, or `Valkey 9.1.0` for one that says so."""
-    info = cast("Mapping[str, object]", await call(redis, "INFO", "server"))
+    info = cast("Mapping[str, object] | None", await _told(redis, "INFO", "server"))
+    if info is None:
+        return None
     if version := info.get("valkey_version"):
         return f"Valkey {version}"
     return f"Redis {info['redis_version']}"
+
+
+async def _told(redis: Redis, *command: str) -> object:
+    """Redis' reply, None where it gives none."""
+    try:
+        return cast("object", await call(redis, *command))
+    except (RedisUnavailable, ResponseError):
+        return None
 
 
 async def _result(outcomes: Outcomes, compared: Compared) -> Result:
@@ -132,17 +145,21 @@ async def _result(outcomes: Outcomes, compared: Compared) -> Result:
 # --- clocks and latencies ---
 
 
-async def _clocks(outcomes: Outcomes, redis: Redis) -> Clocks:
+async def _clocks(outcomes: Outcomes, redis: Redis) -> Clocks | None:
     samples = [await _clock_sample(outcomes, redis) for _ in range(CLOCK_SAMPLES)]
-    return min(samples, key=lambda clocks: clocks.uncertainty_ms)
+    told = [clocks for clocks in samples if clocks]
+    return min(told, key=lambda clocks: clocks.uncertainty_ms, default=None)
 
 
-async def _clock_sample(outcomes: Outcomes, redis: Redis) -> Clocks:
+async def _clock_sample(outcomes: Outcomes, redis: Redis) -> Clocks | None:
     """Ask one after the other. Each has answered at some moment between its question and its answer."""
     started = monotonic()
-    seconds, micros = cast("tuple[int, int]", await call(redis, "TIME"))
+    told = cast("tuple[int, int] | None", await _told(redis, "TIME"))
     at = cast("datetime", (await outcomes.ask("SELECT clock_timestamp() AS at"))[0]["at"])
     half_ms = (monotonic() - started) / 2 * 1000
+    if told is None:
+        return None
+    seconds, micros = told
     apart_ms = at.timestamp() * 1000 - seconds * 1000 - micros / 1000
     return Clocks(difference_ms=apart_ms - half_ms, uncertainty_ms=half_ms)
 

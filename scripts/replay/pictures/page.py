@@ -7,7 +7,7 @@ from xml.etree.ElementTree import Element
 
 from scripts.replay.pictures import charts
 from scripts.replay.pictures.charts import Bar, Chart, Line, Mark, Step
-from scripts.replay.pictures.figures import Bucket, Clocks, Counts, Figures, Latency, Slice
+from scripts.replay.pictures.figures import Bucket, Clocks, Counts, Figures, Latency, Run, Slice
 from scripts.replay.pictures.markup import Child, document, tag
 from scripts.replay.pictures.scale import (
     NOTHING,
@@ -68,20 +68,16 @@ def _tiles(figures: Figures) -> Element:
     result, latency = figures.result, figures.latency
     rate = result.recorded_per_second
     share = result.found.duplicates / figures.run.entries
-    tiles = [
-        ("entries", count_text(figures.run.entries), ""),
-        ("recorded", f"{count_text(rate)}/s" if rate else NOTHING, ""),
-        ("latency p50", latency_text(latency.percentiles_ms.p50) if latency else NOTHING, ""),
-        ("latency p99", latency_text(latency.percentiles_ms.p99) if latency else NOTHING, ""),
-        ("duplicates", count_text(result.found.duplicates), f"{share:.1%}"),
-        ("rejected", count_text(result.found.rejected), ""),
-    ]
-    return tag("dl", *(_tile(*tile) for tile in tiles), class_="tiles")
-
-
-def _tile(name: str, value: str, unit: str) -> Element:
-    number = tag("dd", value, tag("small", f" {unit}") if unit else None)
-    return tag("div", tag("dt", name), number)
+    tiles = {
+        "entries": count_text(figures.run.entries),
+        "recorded": f"{count_text(rate)}/s" if rate else NOTHING,
+        "latency p50": latency_text(latency.percentiles_ms.p50) if latency else NOTHING,
+        "latency p99": latency_text(latency.percentiles_ms.p99) if latency else NOTHING,
+        f"duplicates, {share:.1%}": count_text(result.found.duplicates),
+        "rejected": count_text(result.found.rejected),
+    }
+    pairs = (tag("div", tag("dt", name), tag("dd", value)) for name, value in tiles.items())
+    return tag("dl", *pairs, class_="tiles")
 
 
 # --- throughput and latency over time ---
@@ -207,7 +203,7 @@ def _latency(figures: Figures) -> Element:
         "section",
         tag("h2", "Latency"),
         tag("p", MEASURED),
-        clocks_words(figures.clocks) if figures.clocks else None,
+        clocks_words(figures.clocks),
         tag("div", _latency_over_time(figures), _distribution(latency), class_="charts"),
         table(*_percentiles_table(latency)),
         folded(
@@ -216,8 +212,11 @@ def _latency(figures: Figures) -> Element:
     )
 
 
-def clocks_words(clocks: Clocks) -> Element:
+def clocks_words(clocks: Clocks | None) -> Element:
     """What the difference of the clocks means for the latencies."""
+    if clocks is None:
+        words = "Redis did not tell its time: whether both servers' clocks agree is not known."
+        return tag("p", words, class_="warning")
     size = f"{duration_text(abs(clocks.difference_ms))} (±{duration_text(clocks.uncertainty_ms)})"
     if clocks.agree:
         return tag("p", f"Both servers' clocks agree: {size} between them, measured at the end.")
@@ -412,9 +411,14 @@ def _run(figures: Figures) -> Element:
         ("dedupe window", duration_text(run.window_ms)),
         ("repeats of earlier orders", count_text(result.repeats_of_earlier_orders)),
         ("on record before", count_text(result.recorded_before)),
-        ("servers", f"{run.redis_version}, Postgres {run.postgres_version}"),
+        ("servers", f"{redis_text(run)}, Postgres {run.postgres_version}"),
     ]
     return tag("section", tag("h2", "The run"), facts(pairs))
+
+
+def redis_text(run: Run) -> str:
+    """Redis' version, as far as it is known."""
+    return run.redis_version or "Redis, which did not tell its version"
 
 
 def _recorded_in(figures: Figures) -> str:
