@@ -11,6 +11,7 @@ from typing import Any
 import anyio
 import asyncpg
 from redis import exceptions
+from redis.asyncio import Redis
 
 from streams import producer
 from streams.connection import connect
@@ -51,6 +52,7 @@ CREATE TRIGGER slow BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION slowly
 QUICK_INSERTS = "DROP TRIGGER slow ON orders; DROP FUNCTION slowly()"
 
 PUBLISHED = 10
+REPLIES_BYTES = 40  #: of the answers to them, that come through
 
 Technique = Callable[[Stages], Awaitable[object]]
 
@@ -196,6 +198,7 @@ class Looker(FaultyIO):
                 if full:
                     await self._have_memory(0)
                 if name == SETTLEMENT:
+                    await self._look()
                     await self._look_for_points()
 
     async def _have_memory(self, bytes_max: int) -> None:
@@ -272,6 +275,16 @@ async def every_moment(on: Stages) -> None:
             assert not looker.seen
 
 
+async def redis_full(on: Stages) -> None:
+    """Redis has no memory for a settlement, and the worker dies of something else."""
+    async with on.taken() as stage:
+        place, sent = await stage.set(FOR_PAIRS)
+        await lived(place, Looker(place, {Point(SETTLEMENT, 0): Fault.DIE_AFTER}, full=True))
+        await _lives(place)
+        # A claim is a hint, and is left out.
+        assert await check(place, sent=sent, claims=False) == FOR_PAIRS.expected
+
+
 async def rivals(on: Stages) -> None:
     """Two batches of the same orders, one the other way round, go in at once and slowly: none is a victim."""
     async with on.taken() as stage:
@@ -344,26 +357,31 @@ async def commands_counted(on: Stages) -> None:
 
 
 async def _reply_lost(place: Place) -> PublishFailed:
-    async with Proxy.before(place.settings.redis_address) as proxy:
-        proxy.plan(Cut(Direction.TO_CLIENT, 0), Direction.TO_CLIENT, 40)
-        return await _published(place, proxy.url)
+    async with (
+        Proxy.before(place.settings.redis_address) as proxy,
+        producer.connect(proxy.url) as redis,
+    ):
+        await redis.ping()
+        passed = proxy.passed[Direction.TO_CLIENT]
+        await proxy.inflict(Cut(Direction.TO_CLIENT, passed + REPLIES_BYTES))
+        return await _published(place, redis)
 
 
 async def _memory_full(place: Place) -> PublishFailed:
     await place.command("CONFIG", "SET", "maxmemory", 1)
     try:
-        return await _published(place, place.settings.redis_address)
+        async with producer.connect(place.settings.redis_address) as redis:
+            return await _published(place, redis)
     finally:
         await place.command("CONFIG", "SET", "maxmemory", 0)
 
 
-async def _published(place: Place, url: str) -> PublishFailed:
+async def _published(place: Place, redis: Redis) -> PublishFailed:
     """What a producer believes that became of its orders."""
-    async with producer.connect(url) as redis:
-        try:
-            ids = await Producer(redis, place.stream).publish(orders(range(PUBLISHED)))
-        except PublishFailed as told:
-            return told
+    try:
+        ids = await Producer(redis, place.stream).publish(orders(range(PUBLISHED)))
+    except PublishFailed as told:
+        return told
     return PublishFailed("", list(ids), 0, 0)
 
 
@@ -373,6 +391,7 @@ WORKERS: dict[str, Technique] = {
     "Redis forgot": redis_forgot,
     "chance": chance,
     "a row refused": a_row_is_refused,
+    "Redis full": redis_full,
     "rivals": rivals,
     "every moment": every_moment,
     "audit": audit,
