@@ -126,6 +126,7 @@ async def check(
     in_order: bool = True,
     claims: bool = True,
     refused_points: frozenset[str] = frozenset(),
+    refused_rows: frozenset[str] = frozenset(),
     sent: Entries | None = None,
 ) -> Tally:
     """Assert everything that must hold once the stream is settled; gives how many ended as what.
@@ -134,12 +135,19 @@ async def check(
         several, which of equal orders was first is theirs to settle, and how many is not
     :param claims: the claims of all that is on record must be in Redis, with their time to live
     :param refused_points: entries whose points InfluxDB has refused for good
+    :param refused_rows: entries that are orders by the rules, and whose rows Postgres refuses
     :param sent: the producers' journal, under the ids that `XADD` replied; an entry that was trimmed
         before it was read has no words. Without it, the stream's own entries are taken for it
     """
     assert await is_settled(place)
     entries = await read_entries(place) if sent is None else sent
-    tally = await check_entries(place, entries, in_order=in_order, refused_points=refused_points)
+    tally = await check_entries(
+        place,
+        entries,
+        in_order=in_order,
+        refused_points=refused_points,
+        refused_rows=refused_rows,
+    )
     if claims:
         await _check_claims(place)
     return tally
@@ -151,6 +159,7 @@ async def check_entries(
     *,
     in_order: bool = False,
     refused_points: frozenset[str] = frozenset(),
+    refused_rows: frozenset[str] = frozenset(),
     letters_lost_to: str = "0-0",
     points_unsure: Collection[str] = (),
 ) -> Tally:
@@ -160,7 +169,7 @@ async def check_entries(
     :param points_unsure: entries that Redis lost before they were acknowledged: their points may be missing
     """
     outcomes = await place.fetch("SELECT * FROM outcomes WHERE stream = $1", place.stream)
-    tally = _check_outcomes(place, entries, outcomes, in_order=in_order)
+    tally = _check_outcomes(place, entries, outcomes, refused_rows, in_order=in_order)
     await _check_orders(place, entries)
     await _check_rejections(place, entries, letters_lost_to)
     await check_points(place, refused_points, points_unsure)
@@ -202,13 +211,21 @@ async def _raw_entries(place: Place, stream: str) -> list[tuple[str, list[bytes]
 
 
 def _check_outcomes(
-    place: Place, entries: Entries, outcomes: Sequence[Row], *, in_order: bool
+    place: Place,
+    entries: Entries,
+    outcomes: Sequence[Row],
+    refused: frozenset[str],
+    *,
+    in_order: bool,
 ) -> Tally:
     assert sorted(row["entry_id"] for row in outcomes) == sorted(entries)
     found = {row["entry_id"]: row for row in outcomes}
     settings = place.settings
     reference = Reference(settings.dedupe_window_ms, settings.envelope_fields | {"order_id"})
-    expected = {id_: reference.add(id_, words) for id_, words in entries.items()}
+    expected = {
+        id_: Expected("rejected") if id_ in refused else reference.add(id_, words)
+        for id_, words in entries.items()
+    }
     if in_order:
         actual = {i: (found[i]["outcome"], found[i]["original_entry_id"]) for i in entries}
         assert actual == {i: (e.outcome, e.original) for i, e in expected.items()}

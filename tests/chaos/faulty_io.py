@@ -181,18 +181,25 @@ class FaultyIO:
         due = [call for at, call in self._late if now is None or at <= now]
         self._late = [(at, call) for at, call in self._late if now is not None and at > now]
         for call in due:
-            token = _watching.set(None)
-            try:
-                with (
-                    anyio.fail_after(2 * LATE_S_MAX, shield=True),
-                    suppress(exceptions.RedisError, asyncpg.PostgresError, OrdergateError),
-                ):
-                    await call()
-            finally:
-                _watching.reset(token)
+            with (
+                unwatched(),
+                anyio.fail_after(2 * LATE_S_MAX, shield=True),
+                suppress(exceptions.RedisError, asyncpg.PostgresError, OrdergateError),
+            ):
+                await call()
 
 
 _watching: ContextVar[FaultyIO | None] = ContextVar("watching", default=None)
+
+
+@contextmanager
+def unwatched() -> Generator[None]:
+    """Let no `FaultyIO` see the calls of this task, while the block runs."""
+    token = _watching.set(None)
+    try:
+        yield
+    finally:
+        _watching.reset(token)
 
 
 class Script(NamedTuple):
@@ -345,11 +352,8 @@ def _resets() -> Generator[None]:
     reset = cast("Callable[..., Awaitable[None]]", getattr(asyncpg.Connection, "_reset"))  # noqa: B009
 
     async def unseen(connection: Any) -> None:
-        token = _watching.set(None)
-        try:
+        with unwatched():
             await reset(connection)
-        finally:
-            _watching.reset(token)
 
     with patch.object(asyncpg.Connection, "_reset", unseen):
         yield

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
+from random import Random
 from typing import Any, NamedTuple, cast
 
 from influxdb_client.client.influxdb_client_async import InfluxDBClientAsync
@@ -16,14 +17,18 @@ from redis.asyncio import Redis
 
 from tests.chaos.faulty_io import scripts
 from tests.isolation import Place, isolated
-from tests.record import Entries, Tally, as_sent
+from tests.record import Entries, Tally, as_sent, claim_key
 from tests.servers import Servers
 from tests.workers import drain, impatient
 from worker.intake import SUSPECT_FROM
+from worker.order import Order, parse
 
 T0 = 1_767_225_600_000
 WINDOW_MS = 60_000
+LONG_PRICE = "0.1234567890123456789012"  #: more digits than a float has
 LONG_QUIET_MS = 60_000  #: since a dead consumer was last heard of; more than any takeover time here
+RANDOM_ORDERS = 120
+SPELLINGS = ("{}", "{}.0", "{}.000", "+{}", "{}e0")  #: of one and the same number
 TABLES = ("orders", "duplicates", "rejections", "point_backlog")
 COLUMNS = """
 SELECT string_agg(column_name, ', ' ORDER BY ordinal_position) AS names FROM information_schema.columns
@@ -51,16 +56,17 @@ def _stop_order(order_id: str, quantity: str) -> dict[str, str]:
 
 
 class Sent(NamedTuple):
-    """An entry of a scenario: milliseconds after T0, and its fields."""
+    """An entry of a scenario: milliseconds after T0, its fields, and its place within the millisecond."""
 
     at_ms: int
     fields: Mapping[str, str]
+    seq: int = 0
 
 
 #: On record already, and delivered once more.
 EARLIER = (
     Sent(0, _order("E-1", "1")),
-    Sent(1, _order("E-2", "2")),
+    Sent(0, _order("E-2", "2", price=LONG_PRICE), seq=1),  # of one millisecond with the first
     Sent(2, _order("E-3", "1.0")),  # repeats the first
     Sent(3, _order("E-4", "NaN")),  # none
     Sent(4, _stop_order("E-5", "5")),  # its point will be refused
@@ -82,8 +88,8 @@ NEW = (
     Sent(14, {"payload": "{"}),
     Sent(WINDOW_MS + 13, _order("M-6", "12")),  # at the very end of the window
     Sent(WINDOW_MS + 14, _order("M-7", "12")),  # beyond it: the next generation
-    Sent(WINDOW_MS + 2_000, _order("M-8", "2")),  # beyond that of an earlier one
-    Sent(WINDOW_MS + 2_001, _order("M-9", "2")),  # and a repeat of it
+    Sent(WINDOW_MS + 2_000, _order("M-8", "2", price=LONG_PRICE)),  # beyond that of an earlier one
+    Sent(WINDOW_MS + 2_001, _order("M-9", "2", price=LONG_PRICE)),  # and a repeat of it
 )
 
 
@@ -95,20 +101,21 @@ class Scenario:
     """What a worker finds.
 
     :ivar prepare: brings a new place there; gives the journal of what was sent
+    :ivar expected: None where only the reference knows
     :ivar scripts_known: whether Redis knows the worker's scripts already
     :ivar claims_apart: whether the claims are on a Redis of their own
     """
 
     name: str
     prepare: Callable[[Place], Awaitable[Entries]]
-    expected: Tally
+    expected: Tally | None
     scripts_known: bool = True
     claims_apart: bool = False
     refused_points: frozenset[str] = frozenset()
 
 
 def _id(sent: Sent) -> str:
-    return f"{T0 + sent.at_ms}-0"
+    return f"{T0 + sent.at_ms}-{sent.seq}"
 
 
 async def _publish(place: Place, series: Sequence[Sent]) -> Entries:
@@ -168,12 +175,91 @@ async def _small(place: Place) -> Entries:
     return await _publish(place, SMALL)
 
 
+#: Read by a consumer that has died, the first trimmed since.
+ABANDONED = (
+    Sent(0, _order("A-1", "1")),
+    Sent(1, _order("A-2", "2")),
+    Sent(2, _order("A-3", "3", side="hold")),
+)
+#: Redis says of the first content that it is stored, which Postgres knows nothing of, and of the second that
+#: it is held, by a worker that has died.
+MISTAKEN = (Sent(3, _order("L-1", "4")), Sent(4, _order("L-2", "5")))
+PLAIN = (
+    Sent(5, _order("L-3", "5.0")),
+    Sent(6, _order("L-4", "4.00")),
+    Sent(7, _order("L-5", "5", account="beta")),
+    Sent(8, _order("L-6", "-5")),
+)
+
+
+async def _misled(place: Place) -> Entries:
+    """Entries that a dead worker holds, and claims that are wrong."""
+    await place.command("XGROUP", "CREATE", place.stream, place.settings.group, "0", "MKSTREAM")
+    journal = dict(await _publish(place, ABANDONED))
+    await _read_and_leave(place, "gone", ABANDONED, 1)
+    trimmed = _id(ABANDONED[0])
+    await place.command("XDEL", place.stream, trimmed)
+    journal[trimmed] = []
+    for sent, claim in zip(MISTAKEN, (f"stored {T0 + 2}-5", "held by a dead worker"), strict=True):
+        order = parse([word for pair in sent.fields.items() for word in pair])
+        assert isinstance(order, Order)
+        await place.command("SET", claim_key(place, order.content_hash), claim, "PX", WINDOW_MS)
+    return journal | dict(await _publish(place, (*MISTAKEN, *PLAIN)))
+
+
+async def _forgotten(place: Place) -> Entries:
+    """A stream that was read in part; Redis has lost its group and the claims since."""
+    journal = dict(await _publish(place, EARLIER[:4]))
+    await drain(place)
+    await place.command("XGROUP", "DESTROY", place.stream, place.settings.group)
+    await place.forget_claims()
+    return journal | dict(await _publish(place, NEW))
+
+
+async def _random(place: Place) -> Entries:
+    """Orders by chance, always the same: repeats spelled otherwise, in and out of the window, bad ones."""
+    chance = Random(1)  # noqa: S311 - to be repeated
+    await place.command("XGROUP", "CREATE", place.stream, place.settings.group, "0", "MKSTREAM")
+    at_ms, series = 0, list[Sent]()
+    for number in range(RANDOM_ORDERS):
+        step_ms = chance.choice((0, 0, 1, 20, 20, WINDOW_MS // 3))
+        seq = series[-1].seq + 1 if series and not step_ms else 0
+        at_ms += step_ms
+        quantity = chance.choice(SPELLINGS).format(chance.randint(0, 12))
+        price = chance.choice((LONG_PRICE, "45678.12", "1.5"))
+        account = chance.choice(("alpha", "beta"))
+        series.append(
+            Sent(at_ms, _order(f"R-{number}", quantity, price=price, account=account), seq)
+        )
+    return await _publish(place, series)
+
+
+async def _poisoned(place: Place) -> Entries:
+    """One batch with an order that Postgres is to refuse."""
+    await place.command("XGROUP", "CREATE", place.stream, place.settings.group, "0", "MKSTREAM")
+    return await _publish(place, POISON_AMONG)
+
+
+async def _empty(_place: Place) -> Entries:
+    return {}
+
+
+POISON_AMONG = tuple(
+    Sent(n, _order("poison" if n == 2 else f"P-{n}", str(n + 1))) for n in range(6)
+)
+POISONED_ID = _id(POISON_AMONG[2])
 REFUSED_POINTS = frozenset({_id(EARLIER[4]), _id(LEFT_BEHIND[1])})
 SCENARIOS = (
     Scenario("busy", _busy, Tally(9, 5, 5), refused_points=REFUSED_POINTS),
     Scenario("bare", _bare, Tally(5, 4, 3), scripts_known=False, claims_apart=True),
 )
 FOR_PAIRS = Scenario("small", _small, Tally(1, 1, 1))  #: few calls, for its pairs are many
+MISLED = Scenario("misled", _misled, Tally(4, 2, 3))
+FORGOTTEN = Scenario("forgotten", _forgotten, Tally(5, 4, 3))
+RANDOM = Scenario("random", _random, None)
+POISONED = Scenario("poisoned", _poisoned, None)
+EMPTY = Scenario("empty", _empty, None)
+ALL = (*SCENARIOS, FOR_PAIRS, MISLED, FORGOTTEN, RANDOM, POISONED, EMPTY)
 
 
 @dataclass(frozen=True)
@@ -196,11 +282,14 @@ class Stage:
     place: Place
     _templates: dict[str, _Template] = field(default_factory=dict[str, _Template])
 
-    async def set(self, scenario: Scenario) -> tuple[Place, Entries]:
-        """The scenario as it begins, in a stream of a new name; what was there before is gone."""
+    async def set(self, scenario: Scenario, *, retention: bool = True) -> tuple[Place, Entries]:
+        """The scenario as it begins, in a stream of a new name; what was there before is gone.
+
+        :param retention: settled entries are trimmed at once
+        """
         template = self._templates.get(scenario.name) or await self._prepare(scenario)
         place = self._place(scenario)
-        await self._clear(place)
+        await self.clear(place)
         for key, (ttl_ms, value) in template.keys.items():
             name = key.replace(template.stream, place.stream)
             await place.command("RESTORE", name, ttl_ms, value)
@@ -208,7 +297,12 @@ class Stage:
             for script in scripts().values():
                 await place.command("SCRIPT", "LOAD", script.text)
         await place.postgres.execute(template.rows.replace("<stream>", place.stream))
-        return place.having(WORKER_RETENTION="1ms"), template.sent
+        return place.having(WORKER_RETENTION="1ms") if retention else place, template.sent
+
+    async def empty(self) -> Place:
+        """Nothing but a stream's name."""
+        place, _ = await self.set(EMPTY, retention=False)
+        return place
 
     def _place(self, scenario: Scenario) -> Place:
         place = self.place.having(WORKER_STREAMS=f"orders-{next(_streams)}")
@@ -218,14 +312,15 @@ class Stage:
             )
         return place
 
-    async def _clear(self, place: Place) -> None:
+    async def clear(self, place: Place) -> None:
+        """Remove all that is there but points."""
         await place.command("FLUSHALL")
         await place.command("SCRIPT", "FLUSH")
         await place.postgres.execute("".join(f"DELETE FROM {name};" for name in TABLES[::-1]))
 
     async def _prepare(self, scenario: Scenario) -> _Template:
         place = self._place(scenario)
-        await self._clear(place)
+        await self.clear(place)
         sent = await scenario.prepare(place)
         rows = [await self._kept(scenario, table) for table in TABLES]
         template = _Template(place.stream, await _dumped(place), ";".join(rows), sent)
@@ -254,6 +349,8 @@ async def stage(servers: Servers) -> AsyncGenerator[Stage]:
     """A stage on the session's servers, with a Redis of its own."""
     redis = servers.own_redis({"stream-node-max-entries": "1"})  # each can be trimmed alone
     async with isolated(servers, redis_url=redis.url, WORKER_CONSUMER="one") as place:
+        # so that new rows lie behind each other
+        await place.postgres.execute("ALTER TABLE orders SET (autovacuum_enabled = off)")
         quick = (
             f"{place.variables['DATABASE_URL']}?sslmode=disable"  # no question about it before each
         )

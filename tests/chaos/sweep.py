@@ -28,34 +28,49 @@ BLOCK_MS = 10  #: the same for a read at the end of the stream
 Faults = Mapping[Point, Fault]
 NONE: Faults = {}
 T = TypeVar("T")
+IO = TypeVar("IO", bound=FaultyIO)
 
 
 class Run(NamedTuple):
-    """One run: its scenario, and the faults of each life but the last."""
+    """One run: its scenario, the faults of each life but the last, and other settings of the workers."""
 
     scenario: Scenario
     lives: Sequence[Faults] = ()
+    variables: Mapping[str, str] = {}
 
 
 class Stages:
-    """Stages for runs, several at once."""
+    """Stages for runs, several at once. :ivar all: taken ones included"""
 
     def __init__(self, stages: Sequence[Stage]) -> None:
+        self.all = list(stages)
         self._stages = list(stages)
+
+    @asynccontextmanager
+    async def taken(self) -> AsyncGenerator[Stage]:
+        """One of them, while the block runs."""
+        stage = self._stages.pop()
+        try:
+            yield stage
+        finally:
+            self._stages.append(stage)
 
     async def run(self, run: Run) -> list[FaultyIO]:
         """Make one run, and check what came of it; gives what was seen of each life."""
-        stage = self._stages.pop()
+        async with self.taken() as stage:
+            return await self.run_on(stage, run)
+
+    async def run_on(self, stage: Stage, run: Run) -> list[FaultyIO]:
+        """The same, on a stage that was taken."""
         try:
             place, sent = await stage.set(run.scenario)
+            place = place.having(**run.variables)
             lives = [await live(place, faults) for faults in (*run.lives, NONE)]
             await _pay_points(place)
             await judge(place, run.scenario, sent)
         except BaseException as error:
             error.add_note(f"{run.scenario.name}: {[dict(faults) for faults in run.lives]}")
             raise
-        finally:
-            self._stages.append(stage)
         return lives
 
     async def each(self, runs: Iterable[T], make: Callable[[T], Awaitable[None]]) -> None:
@@ -71,9 +86,11 @@ class Stages:
                 tasks.start_soon(worker)
 
 
-async def points_of(on: Stages, scenario: Scenario) -> list[Point]:
+async def points_of(
+    on: Stages, scenario: Scenario, variables: Mapping[str, str] | None = None
+) -> list[Point]:
     """The calls of a run in which nothing goes wrong."""
-    [life] = await on.run(Run(scenario))
+    [life] = await on.run(Run(scenario, (), variables or {}))
     return life.calls
 
 
@@ -91,7 +108,11 @@ async def stages(servers: Servers, count: int = STAGES) -> AsyncGenerator[Stages
 
 async def live(place: Place, faults: Faults) -> FaultyIO:
     """One life of a worker: until the stream is drained, or it dies."""
-    io = FaultyIO(place.settings, faults)
+    return await lived(place, FaultyIO(place.settings, faults))
+
+
+async def lived(place: Place, io: IO) -> IO:
+    """The same, seen by that one."""
     with anyio.fail_after(RUN_S_MAX):
         with io.watching():
             await _until_it_ends_or_dies(place)
@@ -132,4 +153,4 @@ async def judge(place: Place, scenario: Scenario, sent: Entries) -> None:
         refused_points=scenario.refused_points,
         sent=sent,
     )
-    assert tally == scenario.expected
+    assert scenario.expected in (None, tally)
