@@ -51,6 +51,8 @@ class World:
     :ivar journal: what was published, by entry id
     :ivar lost: of those, what Redis lost before it was on record
     :ivar in_order: one worker after the other read the stream from end to end
+    :ivar pointless: of those on record, what Redis lost between the outcome's commit and its point's write,
+        its worker dead: nobody is left who knows that a point is missing
     :ivar letters: Redis has all dead letters it ever had
     """
 
@@ -58,6 +60,7 @@ class World:
     consumer: str = "one"
     journal: dict[str, Fields] = field(default_factory=dict[str, Fields])
     lost: set[str] = field(default_factory=set[str])
+    pointless: set[str] = field(default_factory=set[str])
     in_order: bool = True
     letters: bool = True
 
@@ -83,7 +86,9 @@ class World:
 
     async def bring_back(self, old: OldRedis) -> None:
         """Redis goes back in time: what it was told since is gone, and what nobody had read with it."""
-        self.lost = self.journal.keys() - await self.recorded() - old.known
+        recorded = await self.recorded()
+        self.lost = self.journal.keys() - recorded - old.known
+        self.pointless |= recorded - await self._pointed_or_owed() - old.known
         self.letters = self.in_order = False
         await self.place.command("FLUSHDB")
         for key, (ttl_ms, dumped) in old.keys.items():
@@ -171,7 +176,7 @@ class World:
         self._check_outcomes(rows)
         self._check_contents(found)
         await self._check_letters(found)
-        await check_points(self.place)
+        await check_points(self.place, frozenset(self.pointless - await self._pointed_or_owed()))
         await self.check_acknowledged()
 
     def _check_outcomes(self, rows: Sequence[Row]) -> None:
@@ -229,6 +234,10 @@ class World:
     async def recorded(self) -> set[str]:
         """The ids of all entries on record."""
         return {row["entry_id"] for row in await self.place.fetch("SELECT entry_id FROM outcomes")}
+
+    async def _pointed_or_owed(self) -> set[str]:
+        owed = await self.place.fetch("SELECT entry_id FROM point_backlog")
+        return {str(row["entry_id"]) for row in (*owed, *await self.place.points())}
 
     # --- what Redis says ---
 
