@@ -194,7 +194,9 @@ def _of_stream(found: StreamFigures) -> list[tuple[str, str]]:
     waiting = "some" if found.waiting is None else f"{found.waiting:,}"
     group = found.group if found.has_group else f"no group {found.group} yet"
     lag = f"{waiting} waiting, the first for {human(found.lag_ms)}" if found.lag_ms else "none"
-    lost = "unknown: Redis counts from 7 on" if found.lost is None else f"{found.lost:,}"
+    lost = (
+        "unknown, Redis tells from 7 on" if found.lost is None else f"{found.lost:,} before reading"
+    )
     return [
         (
             "entries",
@@ -202,7 +204,7 @@ def _of_stream(found: StreamFigures) -> list[tuple[str, str]]:
         ),
         ("lag", lag),
         ("pending", _pending(found)),
-        ("lost", f"{lost} before reading"),
+        ("lost", lost),
         ("dead letters", f"{found.dead_letters:,}"),
     ]
 
@@ -219,7 +221,7 @@ def _pending(found: StreamFigures) -> str:
 
 def _rates(found: OutcomeFigures) -> str:
     by_kind = ", ".join(f"{count / RATE_S:,.1f} {kind}" for kind, count in _kinds(found))
-    return f"{found.all / RATE_S:,.1f} a second: {by_kind}"
+    return f"{found.all:,}, {found.all / RATE_S:,.1f} a second: {by_kind}"
 
 
 def _counts(found: OutcomeFigures) -> str:

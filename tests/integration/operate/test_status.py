@@ -54,7 +54,7 @@ async def test_the_same_is_told_in_words(traffic: Place, ask: Ask) -> None:
         "2, the oldest ",
         "by w-7, delivered 1 times",
         "3 accepted, 1 duplicate, 1 rejected",
-        "0.1 a second: 0.1 accepted, 0.0 duplicate, 0.0 rejected",
+        "5, 0.1 a second: 0.1 accepted, 0.0 duplicate, 0.0 rejected",
         "0 owed, 0 parked",
         "dead letters 1\n",
     ):
