@@ -1,6 +1,7 @@
 """`check`: InfluxDB, or the file of points. That points can be written is proved by writing one."""
 
-from collections.abc import AsyncGenerator
+import re
+from collections.abc import AsyncGenerator, Mapping
 from email.utils import parsedate_to_datetime
 from time import time, time_ns
 from urllib.parse import urlencode
@@ -10,12 +11,15 @@ from aiohttp import ClientError, ClientSession, ClientTimeout
 
 from worker.errors import InfluxUnavailable, PointsRefused
 from worker.influx import sink_of
+from worker.operate.command import human
 from worker.operate.finding import Finding, clock, fail, ok, warn
 from worker.operate.point_reader import PointReader
 from worker.settings import Settings
 
 MEASUREMENT = "worker_check"
 INFLUX = "see INFLUXDB_URL, INFLUXDB_TOKEN, INFLUXDB_ORG, INFLUXDB_BUCKET"
+DEFAULT_POLICY = re.compile(r'\["[^"]*","(?:(\d+)h)?(?:(\d+)m)?(\d+)s","[^"]*",\d+,true\]')
+SIZES_S = (3600, 60, 1)
 DO = {
     "401": "give a token that may write this bucket as INFLUXDB_TOKEN",
     "403": "give a token that may write this bucket as INFLUXDB_TOKEN",
@@ -107,23 +111,48 @@ async def _read(settings: Settings, reader: PointReader) -> Finding:
 
 
 async def _retention_s(settings: Settings, session: ClientSession) -> int | None:
-    """How long the bucket keeps points, 0 for ever; None where InfluxDB does not tell us."""
-    words = urlencode({"name": settings.influxdb_bucket, "org": settings.influxdb_org})
-    url = f"{settings.influxdb_address.rstrip('/')}/api/v2/buckets?{words}"
+    """How long the bucket keeps points, 0 for ever; None where InfluxDB does not tell us.
+
+    InfluxDB 2 tells it of buckets, 1 of the default policy of a database.
+    """
+    bucket = settings.influxdb_bucket
+    try:
+        words = {"name": bucket, "org": settings.influxdb_org}
+        if body := await _answer(settings, session, "api/v2/buckets", words):
+            found = msgspec.json.decode(body, type=_Buckets).buckets
+            rules = [rule.everySeconds for it in found for rule in it.retentionRules]
+            return min(rules, default=0) if found else None
+        quoted = bucket.replace("\\", "\\\\").replace('"', '\\"')
+        words = {"q": f'SHOW RETENTION POLICIES ON "{quoted}"'}
+        body = await _answer(settings, session, "query", words)
+        return _default_policy_s(body.decode()) if body else None
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
+async def _answer(
+    settings: Settings, session: ClientSession, path: str, words: Mapping[str, str]
+) -> bytes:
+    """What InfluxDB answers; nothing where it refuses, or knows no such path."""
+    url = f"{settings.influxdb_address.rstrip('/')}/{path}?{urlencode(words)}"
     async with session.get(url) as reply:
         body = await reply.read()
-    try:
-        found = msgspec.json.decode(body, type=_Buckets).buckets if reply.status == 200 else []
-    except msgspec.MsgspecError:
-        return None
-    rules = [rule.everySeconds for bucket in found for rule in bucket.retentionRules]
-    return min(rules, default=0) if found else None
+    return body if reply.status == 200 else b""
+
+
+def _default_policy_s(text: str) -> int | None:
+    """The duration, `168h0m0s` or `0s`, of the policy that is the default."""
+    found = DEFAULT_POLICY.search(text)
+    return (
+        sum(int(part or 0) * size for part, size in zip(found.groups(), SIZES_S, strict=True))
+        if found
+        else None
+    )
 
 
 def _retention(settings: Settings, retention_s: int) -> Finding:
-    kept = f"the bucket keeps points for {retention_s:,} s" if retention_s else "kept for ever"
+    kept = f"points are kept for {human(1000 * retention_s)}" if retention_s else "kept for ever"
     if retention_s and retention_s * 1000 < settings.dedupe_window_ms:
         do = "let it keep points for WORKER_DEDUPE_WINDOW at least, or audits miss them"
-        command = f"influx bucket update --name {settings.influxdb_bucket} --retention 0"
-        return warn("retention", f"{kept}, less than the dedupe window", do, command)
+        return warn("retention", f"{kept}, less than the dedupe window", do)
     return ok("retention", kept)

@@ -106,6 +106,28 @@ async def test_points_that_cannot_be_written_fail(
     assert (found.level, says in found.says, found.do != "") == ("fail", True, True)
 
 
+async def test_a_bucket_that_forgets_within_the_window_is_warned_of(place: Place, ask: Ask) -> None:
+    async def retention() -> Found | None:
+        return (await checked(ask, place)).get(("InfluxDB", "retention"), [None])[0]
+
+    found = await retention()
+    assert found
+    assert (found.level, found.says) == ("ok", "kept for ever")
+    bucket = place.bucket
+    change = f'ALTER RETENTION POLICY "autogen" ON "{bucket}" DURATION %s SHARD DURATION 1h'
+    try:
+        place.influx.query(change % "2h", bucket)
+    except RuntimeError as reason:
+        pytest.skip(f"only InfluxDB 1 has policies: {reason}")
+    found = await retention()
+    assert found
+    assert (found.level, found.says[:25]) == ("warn", "points are kept for 2 h, ")
+    place.influx.query(change % "48h", bucket)
+    found = await retention()
+    assert found
+    assert found.level == "ok"
+
+
 # --- Redis ---
 
 
