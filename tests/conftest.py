@@ -39,7 +39,7 @@ def servers() -> Generator[Servers]:
 @pytest.fixture(scope="session")
 async def clean_servers(servers: Servers) -> Servers:
     """The same, once what killed runs left there is removed."""
-    with _servers_needed():
+    with servers_needed():
         await sweep(servers)
     return servers
 
@@ -48,7 +48,7 @@ async def clean_servers(servers: Servers) -> Servers:
 async def place(clean_servers: Servers) -> AsyncGenerator[Place]:
     """A place of the test's own on the session's servers."""
     async with AsyncExitStack() as stack:
-        with _servers_needed():
+        with servers_needed():
             place = await stack.enter_async_context(isolated(clean_servers))
         yield place
 
@@ -63,21 +63,21 @@ def own_servers() -> Generator[Servers]:
 @pytest.fixture
 def own_redis(own_servers: Servers) -> RedisServer:
     """A Redis for this test alone."""
-    with _servers_needed():
+    with servers_needed():
         return own_servers.own_redis()
 
 
 @pytest.fixture
 def own_postgres(own_servers: Servers) -> PostgresServer:
     """A Postgres for this test alone."""
-    with _servers_needed():
+    with servers_needed():
         return own_servers.own_postgres()
 
 
 @pytest.fixture
 def own_influx(own_servers: Servers) -> InfluxServer:
     """An InfluxDB for this test alone."""
-    with _servers_needed():
+    with servers_needed():
         return own_servers.own_influx()
 
 
@@ -109,7 +109,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @contextmanager
-def _servers_needed() -> Generator[None]:
+def servers_needed() -> Generator[None]:
+    """Skip where a server cannot be had, with the reason; under CI, fail."""
     try:
         yield
     except ServerUnavailable as reason:

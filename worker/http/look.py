@@ -29,7 +29,7 @@ SQL = queries("http")
 FRESH_S = 1.0  #: how old an answer may be that is given again
 ANSWER_S_MAX = 2.0  #: seconds that we wait for one server
 RECENT_S = 60.0
-LATEST = 12  #: duplicates, and rejections, that are shown
+LATEST = 8  #: duplicates, and rejections, that are shown
 WORDS_MAX, WORD_MAX = 40, 400  #: names and values of a rejected entry, and characters of each
 
 T = TypeVar("T")
