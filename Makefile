@@ -12,7 +12,7 @@ LOCK := .venv/bin/uv pip compile pyproject.toml --quiet --no-config --universal 
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-guard chaos coverage model lock clean contestants set-up
+.PHONY: help demo test check bench bench-guard chaos coverage fuzz model lock clean contestants set-up
 
 help: ## Say what there is
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -38,6 +38,10 @@ bench-guard: set-up ## Compare speed with the last committed figures, stage by s
 chaos: set-up ## Run every failure test, the long ones too
 	$(PYTHON) -m pytest tests/chaos $(ARGS)
 
+fuzz: set-up ## Fuzz the parser, guided by coverage (Linux on x86-64); ARGS='--seconds 600 --keep'
+	@.venv/bin/uv pip install --quiet --no-config --python $(PYTHON) --require-hashes -r requirements-fuzz.lock
+	$(PYTHON) -m tests.fuzz.fuzz_order $(ARGS)
+
 coverage: set-up ## Say which branches of worker and streams no test takes; below 95 % is an error
 	rm -rf .coverage-data
 	$(PYTHON) -m coverage run -m pytest --ignore=tests/load --ignore=tests/chaos/full $(ARGS)
@@ -50,6 +54,7 @@ model: ## Check the model of the protocol, with Spin (needs gcc)
 lock: set-up ## Lock the versions that pyproject.toml allows
 	$(LOCK) --output-file requirements.lock
 	$(LOCK) --extra embedded --extra test --extra check --output-file requirements-dev.lock
+	$(LOCK) --extra fuzz --constraint requirements-dev.lock --output-file requirements-fuzz.lock
 	$(LOCK) --extra bench --constraint requirements-dev.lock --output-file requirements-bench.lock
 
 clean: ## Remove what the other targets made
