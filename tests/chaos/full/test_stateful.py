@@ -11,7 +11,7 @@ import pytest
 from tests.chaos.story import Deed, search
 from tests.servers import Servers
 
-EXAMPLES = int(os.environ.get("ORDERGATE_STATEFUL_EXAMPLES") or 400)
+EXAMPLES = int(os.environ.get("ORDERGATE_STATEFUL_EXAMPLES") or 200)
 STEPS = int(os.environ.get("ORDERGATE_STATEFUL_STEPS") or 40)
 SEED = os.environ.get("ORDERGATE_STATEFUL_SEED")
 
