@@ -23,7 +23,14 @@ from tests.isolation import Place
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 INFLUX_NS_MAX = 2**63 - 2
-AWAY = (RedisError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
+#: `InternalClientError` is what asyncpg says of a connection that was cut within a statement, at times.
+AWAY = (
+    RedisError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+)
 
 Row = dict[str, Any]
 Entries = Mapping[str, Sequence[bytes]]  #: by entry id, names and values in turn

@@ -23,7 +23,7 @@ EPOCH_MS = 3 * WINDOW_MS  #: from the start of one epoch to the start of the nex
 EPOCH_ORDERS = 2_000  #: a millisecond each
 TIMEOUT_MS = 1_000  #: the producer's patience
 BATCH_MAX = 40
-BACKLOG_MAX = 4_000  #: entries not yet settled, beyond which the producer waits
+BACKLOG_MAX = 1_000  #: entries not yet settled, beyond which the producer waits
 
 BAD = (
     {"side": "hold"},

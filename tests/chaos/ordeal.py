@@ -29,7 +29,9 @@ from tests.record import Tally, check_entries, settled
 from tests.servers import Servers
 from tests.workers import Workers
 
-WORKERS = 3
+WORKERS = (
+    6  #: each lives for some seconds, of which starting takes one or, on a busy machine, three
+)
 RATE = 150.0  #: orders a second, about, while everything works
 SETTLE_S_MAX = 120.0  #: seconds until all is settled once the faults are over
 TAKEOVER_S = 3.1  #: of impatient workers
