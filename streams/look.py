@@ -1,12 +1,17 @@
 """What a stream and its group say of themselves, for whoever asks. Nothing here makes or changes either."""
 
 from collections.abc import AsyncGenerator, Sequence
+from importlib.resources import files
 from typing import Any, NamedTuple
 
+import msgspec
 from redis.asyncio import Redis
 
-from streams.connection import GroupLost, call
+from streams.connection import GroupLost, call, redis_errors
 from streams.entry import Entry, EntryId, entries
+from streams.group import Progress, progress_of
+
+PROGRESS = (files("streams") / "lua" / "progress.lua").read_text(encoding="utf-8")
 
 PENDING_AT_ONCE = 1000
 ENTRIES_AT_ONCE = 2000
@@ -22,12 +27,20 @@ class StreamState(NamedTuple):
     added: int | None
 
 
-class Delivery(NamedTuple):
+class Delivery(msgspec.Struct, frozen=True):
     """An entry that is pending: with whom, since when (milliseconds), and how often it was delivered."""
 
     consumer: str
     idle_ms: int
     deliveries: int
+
+
+class Consumer(msgspec.Struct, frozen=True):
+    """A consumer of a group: how many entries it holds, and how long ago it last asked for some."""
+
+    name: str
+    pending: int
+    idle_ms: int
 
 
 async def stream_state(redis: Redis, stream: str) -> StreamState | None:
@@ -58,6 +71,41 @@ async def delivery(redis: Redis, stream: str, group: str, entry_id: str) -> Deli
     except GroupLost:
         return None
     return Delivery(*found[0][1:]) if found else None
+
+
+async def oldest_pending(redis: Redis, stream: str, group: str) -> tuple[EntryId, Delivery] | None:
+    """The oldest entry that is pending in the group; None where none is."""
+    try:
+        found = await call(redis, "XPENDING", stream, group, "-", "+", 1)
+    except GroupLost:
+        return None
+    return (EntryId.parse(found[0][0]), Delivery(*found[0][1:])) if found else None
+
+
+async def consumers(redis: Redis, stream: str, group: str) -> list[Consumer]:
+    """The group's consumers, by name."""
+    try:
+        found = map(_named, await call(redis, "XINFO CONSUMERS", stream, group))
+    except GroupLost:
+        return []
+    return sorted(
+        (Consumer(it["name"], it["pending"], it["idle"]) for it in found), key=lambda it: it.name
+    )
+
+
+async def progress(redis: Redis, stream: str, group: str) -> Progress | None:
+    """How far the group has come; None where there is no such group."""
+    script = redis.register_script(PROGRESS)
+    async with redis_errors(redis):
+        reply = await script(keys=[stream, progress_of(stream, group)], args=[group])
+    return Progress(*reply) if reply else None
+
+
+async def first_entry_id(redis: Redis, stream: str, after: EntryId | None) -> EntryId | None:
+    """The id of the stream's first entry behind `after`; None where there is none."""
+    start = f"({after}" if after else "-"
+    found = await call(redis, "XRANGE", stream, start, "+", "COUNT", 1)
+    return EntryId.parse(found[0][0]) if found else None
 
 
 async def pending_ids(redis: Redis, stream: str, group: str) -> AsyncGenerator[EntryId]:

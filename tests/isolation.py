@@ -172,6 +172,7 @@ async def isolated(
             "INFLUXDB_BUCKET": name,
             "WORKER_STREAMS": name.replace(PREFIX, "orders-"),
             "WORKER_LOG_LEVEL": "debug",
+            "WORKER_HTTP": "off",
         }
         yield Place({**addresses, **variables}, redis, postgres, points)
 

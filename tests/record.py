@@ -6,7 +6,7 @@ sent, Redis is not asked: an entry that it lost or made up is noticed too.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, localcontext
@@ -161,16 +161,18 @@ async def check_entries(
     refused_points: frozenset[str] = frozenset(),
     refused_rows: frozenset[str] = frozenset(),
     letters_lost_to: str = "0-0",
+    points_unsure: Collection[str] = (),
 ) -> Tally:
     """Assert all that Postgres, the points and the dead letters must say of entries, whoever tells of them.
 
     :param letters_lost_to: Redis lost what it had: up to this entry, dead letters may be missing
+    :param points_unsure: entries that Redis lost before they were acknowledged: their points may be missing
     """
     outcomes = await place.fetch("SELECT * FROM outcomes WHERE stream = $1", place.stream)
     tally = _check_outcomes(place, entries, outcomes, refused_rows, in_order=in_order)
     await _check_orders(place, entries)
     await _check_rejections(place, entries, letters_lost_to)
-    await check_points(place, refused_points)
+    await check_points(place, refused_points, points_unsure)
     return tally
 
 
@@ -298,15 +300,22 @@ async def _check_rejections(place: Place, entries: Entries, letters_lost_to: str
         assert words[6:] == fields or words[6] == b"packed"
 
 
-async def check_points(place: Place, refused: frozenset[str] = frozenset()) -> None:
-    """InfluxDB holds one point for each outcome, each value the one in Postgres, and no other point."""
+async def check_points(
+    place: Place, refused: frozenset[str] = frozenset(), unsure: Collection[str] = ()
+) -> None:
+    """InfluxDB holds one point for each outcome, each value the one in Postgres, and no other point.
+
+    :param refused: entries that have none
+    :param unsure: entries that may have none
+    """
     actual: dict[str, dict[str, object]] = {}
     for point in await place.points():
         key = cast("str", point["entry_id"])
         assert key not in actual, f"two points for {key}"
         actual[key] = {name: value for name, value in point.items() if value is not None}
     rows = await place.fetch(POINTS_EXPECTED)
-    expected = {row["entry_id"]: _point(row) for row in rows if row["entry_id"] not in refused}
+    absent = refused | (frozenset(unsure) - actual.keys())
+    expected = {row["entry_id"]: _point(row) for row in rows if row["entry_id"] not in absent}
     differing = {
         key: (actual.get(key), expected.get(key))
         for key in actual.keys() | expected.keys()

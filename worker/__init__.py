@@ -1,0 +1,3 @@
+"""The worker."""
+
+__version__ = "0.1.0"

@@ -7,7 +7,7 @@ and what is pending does not grow.
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import anyio
@@ -23,15 +23,19 @@ from worker.forms import Parser, parser
 from worker.influx import PointWriter
 from worker.ledger import Ledger
 from worker.order import Malformed, Order
-from worker.outcome import Outcome, is_final
+from worker.outcome import Outcome, Rejected, is_final
 from worker.points import has_own_time
 from worker.settings import Settings
+from worker.vitals import Laps, StreamVitals
 
 log = structlog.stdlib.get_logger("worker")
 
 
 #: Instead of what the entry holds, which nobody has looked at again.
 GIVEN_UP = Malformed("delivery_limit", "every worker that tried this entry alone has ended at it")
+
+
+NO_CODES = Counter[str]()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,7 @@ class Connections:
     ledger: Ledger
     points: PointWriter
     servers: Servers
+    vitals: StreamVitals = field(default_factory=StreamVitals)
 
 
 class Turn:
@@ -92,13 +97,17 @@ async def process(
     :param given_up: reject the entries without a look at them: they have ended too many workers
     :param waiting: called when Postgres has to be waited for, before the wait
     """
-    started = anyio.current_time()
+    started, laps = anyio.current_time(), Laps()
     stream = entries[0].stream
     forms = parser(settings.envelope_fields)
     parsed = [GIVEN_UP if given_up else _parse(entry, forms) for entry in entries]
+    laps.lap("parse")
     claims = await _claim(io, parsed)
+    laps.lap("claim")
     decisions = _decide(entries, parsed, claims, settings.dedupe_window_ms)
+    laps.lap("decide")
     async with turn:
+        laps.lap("wait")
         owed = io.points.owe
         outcomes = await io.servers.postgres.insist(
             lambda: io.ledger.record(
@@ -111,9 +120,15 @@ async def process(
             PostgresUnavailable,
             waiting,
         )
+    laps.lap("record")
     await io.points.emit(stream, outcomes, owed=owed)
+    laps.lap("emit")
     await io.servers.redis.insist(lambda: _settle(io, outcomes, claims), RedisUnavailable)
-    _report(stream, outcomes, anyio.current_time() - started)
+    laps.lap("settle")
+    counts = Counter(map(_word, outcomes))
+    _report(stream, len(outcomes), counts, anyio.current_time() - started)
+    codes = _codes(outcomes) if counts["rejected"] else NO_CODES
+    io.vitals.settled(entries[0].ms, counts, codes, laps)
     return outcomes
 
 
@@ -172,12 +187,11 @@ async def _settle(io: Connections, outcomes: Sequence[Outcome], claims: dict[byt
             log.warning("settlement.incomplete", error=settled.error)
 
 
-def _report(stream: str, outcomes: Sequence[Outcome], duration_s: float) -> None:
-    counts = Counter(map(_word, outcomes))
+def _report(stream: str, entries: int, counts: Counter[str], duration_s: float) -> None:
     log.info(
         "batch.settled",
         stream=stream,
-        entries=len(outcomes),
+        entries=entries,
         duration_ms=round(duration_s * 1000, 1),
         **counts,
     )
@@ -193,3 +207,12 @@ def _word(outcome: Outcome) -> str:
     if getattr(outcome, "redelivered", False):
         return "redelivered"
     return type(outcome).__name__.lower()
+
+
+def _codes(outcomes: Sequence[Outcome]) -> Counter[str]:
+    """The codes of the entries that were rejected now."""
+    return Counter(
+        outcome.malformed.code
+        for outcome in outcomes
+        if isinstance(outcome, Rejected) and not outcome.redelivered
+    )

@@ -32,11 +32,18 @@ log = structlog.stdlib.get_logger("worker")
 
 
 class Dependency:
-    """One server, by the name that logs use."""
+    """One server, by the name that logs use.
+
+    :ivar failures: attempts that failed since the last one that worked
+    :ivar losses: how often it went
+    :ivar error: what the last attempt that failed met
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.failures = 0
+        self.losses = 0
+        self.error = ""
         self.state = State.UP
         self._down_since = 0.0
         self._due_at = 0.0
@@ -51,11 +58,15 @@ class Dependency:
         """Whether to try it: it is up, or the pause since the last attempt is over."""
         return self.up or anyio.current_time() >= self._due_at
 
+    @property
+    def down_s(self) -> float:
+        """How long ago it went, in seconds; 0 while it is up."""
+        return 0.0 if self.up else anyio.current_time() - self._down_since
+
     def worked(self) -> None:
         """Note that it answered."""
         if not self.up:
-            down_s = round(anyio.current_time() - self._down_since, 3)
-            log.info("dependency.recovered", dependency=self.name, down_s=down_s)
+            log.info("dependency.recovered", dependency=self.name, down_s=round(self.down_s, 3))
             self.failures = 0
             self.state = State.UP
 
@@ -64,8 +75,9 @@ class Dependency:
 
         :param error: its `answered` says whether the server refused, its `retry_after_s` for how long
         """
-        was_up, self.state = self.up, _state(error)
+        was_up, self.state, self.error = self.up, _state(error), str(error)
         if was_up:
+            self.losses += 1
             self._down_since = anyio.current_time()
             log.warning(
                 "dependency.lost", dependency=self.name, state=self.state.value, error=str(error)

@@ -128,6 +128,7 @@ class Intake:
             taken = await self.group.take_over(
                 after, self._count, idle_ms_min=self._settings.takeover_after_ms
             )
+            self._io.vitals.taken_over += len(taken.entries)
             if taken.entries:
                 log.warning(
                     "entries.taken_over", stream=self.group.stream, entries=len(taken.entries)
@@ -147,6 +148,7 @@ class Intake:
         try:
             entries = await read()
             self._io.servers.redis.worked()
+            self._io.vitals.read()
         finally:
             if not entries:
                 self._slots.release()

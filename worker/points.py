@@ -97,11 +97,11 @@ def _series(
     """Measurement and tags; few-valued, so most points find theirs made."""
     tags = f"{MEASUREMENT},"
     if code:
-        tags += f"code={_tag(code)},"
+        tags += f"code={tag_value(code)},"
     tags += f"outcome={outcome}"
     if side:
         tags += f",side={side}"
-    tags += f",stream={_tag(stream)}"
+    tags += f",stream={tag_value(stream)}"
     if symbol:  # its characters need no escape
         tags += f",symbol={symbol},type={kind}"
     return tags
@@ -140,9 +140,13 @@ def has_own_time(entry_id: str) -> bool:
     return ms < MS_END and seq < 1_000_000
 
 
-def _tag(value: str) -> str:
-    """Escape a tag value. A newline ends a line even within an escape, so none may get here."""
-    value = value.replace("\n", " ").replace("\\", "\\\\")
+def tag_value(value: str) -> str:
+    """Escape a tag value.
+
+    A newline ends a line even within an escape, and a backslash at a value's end escapes what ends it; before
+    another one it means one backslash to some versions and two to others. So neither gets here.
+    """
+    value = value.replace("\n", " ").replace("\\", "/")
     return value.replace(",", "\\,").replace("=", "\\=").replace(" ", "\\ ")
 
 

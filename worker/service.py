@@ -20,11 +20,14 @@ from worker.batch import Connections, Servers
 from worker.claims import Claims
 from worker.dependency import Dependency
 from worker.errors import InfluxUnavailable, PostgresUnavailable
+from worker.http import serve_http
 from worker.influx import PointWriter, sink_of
 from worker.intake import Intake
 from worker.ledger import Ledger
 from worker.migrate import check_schema
+from worker.own_points import write_own_points
 from worker.settings import Settings
+from worker.vitals import Vitals
 
 UPKEEP_EVERY_S = 10.0
 BEAT_S_MAX = 1.0  #: seconds between two looks at the clock, to notice a stall
@@ -42,11 +45,16 @@ async def serve(settings: Settings, *, drain: bool = False) -> None:
 
     :raises SchemaMismatch: nothing was read
     """
+    servers = Servers(*map(Dependency, ("redis", "claims", "postgres", "influxdb")))
+    vitals = Vitals.of(
+        settings, (servers.redis, servers.claims, servers.postgres, servers.influxdb)
+    )
     intakes: list[Intake] = []
     serving = anyio.CancelScope()
 
     def stop(name: str) -> None:
         log.info("worker.stopping", signal=name, bound_ms=settings.shutdown_timeout_ms)
+        vitals.stopping = True
         for intake in intakes:
             intake.stop()
         # Before the intakes are there, nothing is held.
@@ -55,8 +63,9 @@ async def serve(settings: Settings, *, drain: bool = False) -> None:
 
     async with anyio.create_task_group() as tasks:
         await tasks.start(_watch_signals, stop, serving.cancel, name="signals")
+        tasks.start_soon(serve_http, vitals, name="http")
         with serving:
-            await _serve(settings, intakes, serving, drain=drain)
+            await _serve(vitals, servers, intakes, serving, drain=drain)
         tasks.cancel_scope.cancel()
     log.info("worker.stopped")
 
@@ -72,12 +81,19 @@ async def _watch_signals(
 
 
 async def _serve(
-    settings: Settings, intakes: list[Intake], serving: anyio.CancelScope, *, drain: bool
+    vitals: Vitals,
+    servers: Servers,
+    intakes: list[Intake],
+    serving: anyio.CancelScope,
+    *,
+    drain: bool,
 ) -> None:
-    async with _open(settings, intakes, drain=drain) as points:
+    settings = vitals.settings
+    async with _open(vitals, servers, intakes, drain=drain) as points:
         async with anyio.create_task_group() as background:
             background.start_soon(points.drain_forever, name="drain points")
             background.start_soon(_watch_stalls, settings.takeover_after_ms, name="stalls")
+            background.start_soon(write_own_points, vitals, points, name="own points")
             for intake in intakes:
                 background.start_soon(
                     _upkeep, intake, settings, name=f"upkeep {intake.group.stream}"
@@ -93,12 +109,10 @@ async def _serve(
 
 @asynccontextmanager
 async def _open(
-    settings: Settings, intakes: list[Intake], *, drain: bool
+    vitals: Vitals, servers: Servers, intakes: list[Intake], *, drain: bool
 ) -> AsyncGenerator[PointWriter]:
     """Connect, check the schema, and add an intake for each stream to `intakes`."""
-    servers = Servers(
-        Dependency("redis"), Dependency("claims"), Dependency("postgres"), Dependency("influxdb")
-    )
+    settings = vitals.settings
     token, alone = uuid4().hex, anyio.Lock()
     async with AsyncExitStack() as stack:
         ledger = Ledger(
@@ -124,9 +138,8 @@ async def _open(
                 timeout_ms=settings.redis_timeout_ms,
             )
             stack.push_async_callback(claims.aclose)
-            intake = Intake(
-                Connections(claims, ledger, points, servers), settings, stream, alone, drain=drain
-            )
+            io = Connections(claims, ledger, points, servers, vitals.streams[stream])
+            intake = Intake(io, settings, stream, alone, drain=drain)
             stack.push_async_callback(intake.group.aclose)
             intakes.append(intake)
         yield points

@@ -98,6 +98,20 @@ def in_url(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
+def listen_address(value: str) -> str:
+    """Refuse what is neither `off` nor a host with a port, 0 for any that is free."""
+    if value == "off":
+        return value
+    try:
+        url = urlsplit(f"//{value}")
+        complete = url.hostname and url.port is not None and url.netloc == value
+    except ValueError:
+        complete = False
+    if not complete or "@" in value:
+        raise ValueError("must be a host and a port, such as 127.0.0.1:9080, or off")
+    return value
+
+
 RedisUrl = Annotated[SecretStr, url_of("redis", "rediss", "unix")]
 Duration = Annotated[int, BeforeValidator(duration_ms), Field(gt=0)]
 Names = Annotated[
@@ -211,6 +225,11 @@ class Settings(BaseModel):
         alias="WORKER_SHUTDOWN_TIMEOUT",
         description="what is held after a signal may take so long to finish",
     )
+    http: Annotated[str, AfterValidator(listen_address)] = Field(
+        "127.0.0.1:9080",
+        alias="WORKER_HTTP",
+        description="where health checks, metrics and the page are served: host:port, or off",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", alias="WORKER_LOG_LEVEL"
     )
@@ -275,6 +294,14 @@ class Settings(BaseModel):
         )
         name = quote(self.database_name, safe="")
         return f"postgresql://{user}:{password}@{in_url(self.database_host)}:{self.database_port}/{name}"
+
+    @property
+    def http_address(self) -> tuple[str, int] | None:
+        """Host and port to listen on; None for not at all."""
+        if self.http == "off":
+            return None
+        url = urlsplit(f"//{self.http}")
+        return url.hostname or "", url.port or 0
 
     @property
     def influxdb_address(self) -> str:

@@ -7,8 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -199,6 +199,32 @@ def test_an_interrupted_replay_says_how_much_is_in_the_stream(place: Place) -> N
     assert f"interrupted; {place.redis.xlen(place.stream)} orders were published" in stderr
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_replay_that_is_ended_takes_its_own_worker_and_servers_with_it(
+    place: Place, tmp_path: Path, number: signal.Signals
+) -> None:
+    options = ("--embedded", "--rate", "100", "--orders", "100000")
+    with place.started(*COMMAND[1:], *options, TMPDIR=str(tmp_path)) as replay:
+        wait_until(lambda: any(tmp_path.glob("ordergate-replay-*/data/*/*")))
+        running = list(processes_in(tmp_path))
+        replay.send_signal(number)
+        _, stderr = replay.communicate(timeout=WITHIN_S)
+    assert running
+    assert replay.returncode == 130
+    assert "interrupted; " in stderr
+    assert "Traceback" not in stderr
+    wait_until(lambda: not any(processes_in(tmp_path)))
+    assert not any(tmp_path.glob("ordergate-replay-*"))
+
+
+def processes_in(directory: Path) -> Iterator[str]:
+    """Commands of processes that name a directory, their own arguments included."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended since
+            if str(directory).encode() in (command := path.read_bytes()):
+                yield command.replace(b"\0", b" ").decode(errors="replace")
+
+
 # --- waiting for the outcomes ---
 
 
@@ -327,6 +353,8 @@ def test_embedded_needs_no_services(place: Place) -> None:
         ({}, ["none.csv", "--orders", "1"], 2, "--orders is for synthetic orders"),
         ({}, ["none.csv", "--map", "order_id=a", "--map", "order_id=b"], 2, "order_id two columns"),
         ({}, ["none.csv", "--map", "prize=a"], 2, "'prize=a' is not FIELD=COLUMN"),
+        ({}, ["--limit", "3"], 2, "--limit needs a file"),
+        ({}, ["none.csv", "--limit", "0"], 2, "'0' is not a whole number above zero"),
         ({}, ["--event-time"], 2, "--event-time needs a file"),
         ({}, ["--orders", "0"], 2, "cannot make 0 orders"),
         ({}, ["--rate", "fast"], 2, "'fast' is not a number above zero"),

@@ -2,8 +2,17 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 from tests.load.loads import DUPLICATES_SHARE, Load
+
+
+class Points(Enum):
+    """Where points go: a file, InfluxDB, or an address where nobody listens."""
+
+    FILE = "file"
+    INFLUXDB = "InfluxDB"
+    NOWHERE = "nowhere"
 
 
 @dataclass(frozen=True)
@@ -13,7 +22,7 @@ class Case:
     :ivar series: what varies
     :ivar x: its value
     :ivar rows: orders on record before the start
-    :ivar influxdb_away: nobody listens where points should go; else they go to a file
+    :ivar points: where they go
     """
 
     series: str
@@ -21,7 +30,7 @@ class Case:
     load: Load
     workers: int = 1
     rows: int = 0
-    influxdb_away: bool = False
+    points: Points = Points.FILE
 
 
 BACKLOG, ROWS, WORKERS = "entries in the backlog", "orders on record before", "workers"
@@ -48,7 +57,7 @@ def cases(
         ),
         *(Case(FIELDS, count, Load.of(entries, fields=count)) for count in (8, 64)),
         *(Case(STORM, times, Load(entries // 20, 0, times=times)) for times in (1, storm)),
-        Case(INFLUXDB, 1, load),
-        Case(INFLUXDB, 0, load, influxdb_away=True),
+        Case(INFLUXDB, 1, load, points=Points.INFLUXDB),
+        Case(INFLUXDB, 0, load, points=Points.NOWHERE),
     ]
     return (case for case in every if case.series in only)

@@ -95,7 +95,8 @@ async def run(ground: Ground, contestant: Contestant, load: Load, knobs: Knobs) 
     else:
         await ground.execute(SCHEMA.read_text())
     await ground.publish(load)
-    found = await drained(ground, [contestant.command], load.entries, knobs.variables)
+    variables = {**knobs.variables, **ground.influx_variables}
+    found = await drained(ground, [contestant.command], load.entries, variables)
     await _check(ground, contestant, load)
     return found.figures
 

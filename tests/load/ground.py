@@ -24,7 +24,7 @@ from streams.producer import Producer, connect
 from tests.influxdb_server import InfluxServer
 from worker.embedded import PostgresServer, RedisServer
 
-STREAM, GROUP = "orders", "order-workers"
+STREAM, GROUP, BUCKET = "orders", "order-workers", "bench"
 CHUNK = 10_000  #: orders made and published at once
 TICKS_S = os.sysconf("SC_CLK_TCK")
 POSTGRES = ("postgres",)
@@ -53,21 +53,25 @@ class Ground:
 
     @property
     def variables(self) -> dict[str, str]:
-        """What leads a program here."""
-        addresses = {
+        """What leads a program here, its points to a file."""
+        return {
             "PATH": os.environ["PATH"],
             "REDIS_URL": self.redis_url,
             "DATABASE_URL": self.database_url,
+            "INFLUXDB_URL": self.points.as_uri(),
             "WORKER_LOG_LEVEL": "warning",
         }
+
+    @property
+    def influx_variables(self) -> dict[str, str]:
+        """What leads points to InfluxDB instead; nothing where none was asked for."""
         if not self.influx:
-            return {**addresses, "INFLUXDB_URL": self.points.as_uri()}
+            return {}
         return {
-            **addresses,
             "INFLUXDB_URL": self.influx.url,
             "INFLUXDB_TOKEN": self.influx.token,
             "INFLUXDB_ORG": self.influx.org,
-            "INFLUXDB_BUCKET": "bench",
+            "INFLUXDB_BUCKET": BUCKET,
         }
 
     async def clean(self) -> None:
@@ -118,7 +122,7 @@ class Ground:
 async def ground(*, influx: bool = False) -> AsyncGenerator[Ground]:
     """Start servers, and stop them on leaving.
 
-    :param influx: start an InfluxDB too; else points go to a file
+    :param influx: start an InfluxDB too
     :raises EmbeddedUnavailable, InfluxUnavailable: a server can neither be found nor started
     """
     with _servers() as (redis_url, database_url, directory), ExitStack() as stack:
@@ -149,7 +153,7 @@ def _influxdb() -> Generator[InfluxServer]:
     server = InfluxServer({})
     server.start()
     try:
-        server.create_bucket("bench")
+        server.create_bucket(BUCKET)
         yield server
     finally:
         server.close()

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from tests.load import cases as these
-from tests.load.cases import Case, cases
+from tests.load.cases import Case, Points, cases
 from tests.load.contest import Knobs
 from tests.load.drain import Failed, drained
 from tests.load.figures import Rounds, add, markdown, spread
@@ -67,7 +67,7 @@ async def measure(chosen: argparse.Namespace) -> list[Section]:
     every = list(cases(chosen.backlogs, chosen.rows, chosen.entries, chosen.storm, names))
     knobs = Knobs(chosen.batch_size, chosen.in_flight)
     found: dict[Case, Rounds] = {}
-    async with ground() as place:
+    async with ground(influx=these.INFLUXDB in names) as place:
         for number in range(1, chosen.rounds + 1):
             for case in every:
                 figures = await _run(place, case, knobs)
@@ -84,11 +84,17 @@ async def _run(place: Ground, case: Case, knobs: Knobs) -> dict[str, float]:
     await place.execute("VACUUM ANALYZE")
     await place.execute("CHECKPOINT")
     await place.publish(case.load)
-    variables = {**knobs.variables, **(NOWHERE if case.influxdb_away else {})}
+    variables = {**knobs.variables, **_points(place, case)}
     commands = [("worker", "--drain")] * case.workers
     found = await drained(place, commands, case.load.entries, variables)
     await _check(place, case)
     return found.figures
+
+
+def _points(place: Ground, case: Case) -> dict[str, str]:
+    return {Points.FILE: {}, Points.INFLUXDB: place.influx_variables, Points.NOWHERE: NOWHERE}[
+        case.points
+    ]
 
 
 async def _check(place: Ground, case: Case) -> None:
@@ -96,7 +102,7 @@ async def _check(place: Ground, case: Case) -> None:
     if found != expected:
         raise Failed(f"{case.series} {case.x:g}: orders, duplicates {found}, not {expected}")
     [owed] = await place.row("SELECT count(*) FROM point_backlog")
-    if case.influxdb_away and owed != case.load.entries:
+    if case.points is Points.NOWHERE and owed != case.load.entries:
         raise Failed(f"{case.series} {case.x:g}: {owed} points owed of {case.load.entries}")
     await place.execute("SELECT pg_stat_force_next_flush()")
     [dead] = await place.row(DEAD, ["orders", "duplicates", "rejections"])

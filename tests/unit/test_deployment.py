@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.unit.test_rejections import NEVER, REJECTIONS, codes_of_the_source
-from worker import batch, ledger
+from worker import __version__, batch, ledger
 from worker.order import Malformed, parse
 from worker.settings import VARIABLES, Settings, duration_ms, load
 
@@ -32,8 +32,8 @@ STATE = {"redis": "/data", "postgres": "/var/lib/postgresql", "influxdb": "/var/
 SECRET = re.compile(r"PASSWORD|TOKEN|_URL$|AUTH")
 VARIABLE = re.compile(r"(?<!\$)\$\{(\w+)(:-|:\?)?([^}]*)\}")
 
-#: What compose.yaml alone needs to know: InfluxDB's first user.
-OF_COMPOSE = {"INFLUXDB_USER", "INFLUXDB_PASSWORD"}
+#: What compose.yaml alone needs to know: InfluxDB's first user, and ports of this machine.
+OF_COMPOSE = {"INFLUXDB_USER", "INFLUXDB_PASSWORD", "HTTP_PORTS"}
 
 #: Codes of rejections that `order.parse` cannot give, and where they stand.
 LATER_CODES = {"entry_id_out_of_range": batch, "delivery_limit": batch, "not_storable": ledger}
@@ -44,7 +44,7 @@ LATER_CODES = {"entry_id_out_of_range": batch, "delivery_limit": batch, "not_sto
 
 def test_ports_are_open_to_this_machine_only() -> None:
     ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
-    assert len(ports) == len(STATE)
+    assert len(ports) == len(STATE) + 1  # the worker's page
     assert all(str(port).startswith("127.0.0.1:") for port in ports), ports
 
 
@@ -226,6 +226,7 @@ def test_the_image_carries_the_packages_version() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert f"VERSION={project['version']}" in instructions("ARG")
     assert SERVICES["worker"]["image"] == f"{project['name']}:{project['version']}"
+    assert project["version"] == __version__
 
 
 # --- the README ---

@@ -12,6 +12,7 @@ from worker.settings import VARIABLES
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = {str(p.relative_to(ROOT)): p for p in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]}
 SERVICES = "docs/architecture/services.md"
+PROTOCOL = "docs/protocol/README.md"
 
 FENCED = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -20,7 +21,7 @@ LOGGED_EVENT = re.compile(r'"event": ?"([^"]+)"')
 VARIABLE = re.compile(r"\b(?:(?:WORKER|REDIS|DATABASE|INFLUXDB)_[A-Z][A-Z_]*|[A-Z][A-Z_]*_URL)\b")
 
 #: Quoted words with a dot that are files, not events.
-FILE = re.compile(r"\w+\.(conf|csv|env|json|lock|log|lp|lua|md|pml|py|sql|toml|yaml)")
+FILE = re.compile(r"\w+\.(conf|csv|env|html|json|lock|log|lp|lua|md|pml|py|sql|toml|yaml)")
 
 
 @pytest.fixture(params=PAGES, ids=str)
@@ -121,3 +122,54 @@ def of_compose() -> set[str]:
     """What compose.yaml takes from .env, the worker's variables and a few of its own."""
     text = (ROOT / ".env.example").read_text(encoding="utf-8")
     return set(re.findall(r"^(\w+)=", text, flags=re.MULTILINE))
+
+
+# --- the model's map ---
+
+
+def test_the_model_is_mapped_to_names_that_the_code_has() -> None:
+    section = (
+        PAGES[PROTOCOL].read_text(encoding="utf-8").partition("\n## What stands for what\n")[2]
+    )
+    cells = re.findall(r"^\| .+? \| (.+) \|$", section.partition("\n## ")[0], flags=re.MULTILINE)
+    quoted = {word for cell in cells for word in re.findall(r"`([^`]+)`", cell)}
+    names = {word for word in quoted if re.fullmatch(r"_?[A-Za-z]\w*(\.\w+)?", word)}
+    files = {word for word in quoted if "/" in word}
+    assert len(names) > 20
+    assert len(files) > 5
+    assert names <= names_of_the_code()
+    assert not [name for name in files if not is_there(name)]
+
+
+def is_there(name: str) -> bool:
+    return (ROOT / name).exists() or (ROOT / "worker" / name).exists()
+
+
+def names_of_the_code() -> set[str]:
+    """Classes, functions, `Class.member`s, settings and constants of Python and functions of SQL."""
+    modules = [*ROOT.glob("worker/*.py"), *ROOT.glob("streams/*.py")]
+    found = {name for module in modules for name in defined(module.read_text(encoding="utf-8"))}
+    for migration in ROOT.glob("worker/migrations/*.sql"):
+        text = migration.read_text(encoding="utf-8")
+        found |= set(re.findall(r"^CREATE FUNCTION (\w+)", text, flags=re.MULTILINE))
+    return found
+
+
+def defined(source: str) -> Iterator[str]:
+    for node in ast.parse(source).body:
+        match node:
+            case ast.ClassDef(name=name, body=body):
+                yield name
+                for member in body:
+                    match member:
+                        case ast.FunctionDef(name=own) | ast.AsyncFunctionDef(name=own):
+                            yield f"{name}.{own}"
+                        case ast.AnnAssign(target=ast.Name(id=own)):
+                            yield own
+                            yield f"{name}.{own}"
+                        case _:
+                            pass
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                yield name
+            case _:
+                pass

@@ -64,8 +64,3 @@ def test_a_pending_entry_that_was_trimmed_is_an_entry_without_fields() -> None:
         Entry("orders", "1-0", None),
         Entry("orders", "1-1", None),
     ]
-
-
-def test_a_trimmed_entry_of_which_redis_gives_no_id_is_left_out() -> None:
-    reply: list[object] = [None, ["1-1", ["a", "b"]], [None, None]]
-    assert entries("orders", reply) == [Entry("orders", "1-1", ["a", "b"])]

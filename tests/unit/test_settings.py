@@ -227,7 +227,8 @@ def test_a_secret_is_in_no_repr_and_in_no_message(variable: str, text: str) -> N
 @pytest.mark.parametrize("variable", VARIABLES)
 def test_a_variable_may_be_given_as_a_file(variable: str, tmp_path: Path) -> None:
     texts = {**SECRET_URLS, "INFLUXDB_URL": "http://influx:9", "WORKER_LOG_LEVEL": "error",
-             "WORKER_LOG_FORMAT": "json", "WORKER_TAKEOVER_AFTER": "60s"}  # fmt: skip
+             "WORKER_LOG_FORMAT": "json", "WORKER_TAKEOVER_AFTER": "60s",
+             "WORKER_RETENTION": "60s", "WORKER_HTTP": "off"}  # fmt: skip
     field = VARIABLES[variable]
     is_number = isinstance(getattr(load({}), field), int)
     text = texts.get(variable, ("3s" if field.endswith("_ms") else "7") if is_number else "name")
@@ -320,12 +321,36 @@ def test_what_is_no_duration_is_refused_with_an_example(variable: str, duration:
         ("WORKER_DEDUPE_WINDOW", "0s"),
         ("WORKER_DEDUPE_WINDOW", "3651d"),
         ("WORKER_POSTGRES_TIMEOUT", "0ms"),
+        ("WORKER_HTTP", "9080"),
+        ("WORKER_HTTP", "localhost"),
+        ("WORKER_HTTP", ":9080"),
+        ("WORKER_HTTP", "localhost:"),
+        ("WORKER_HTTP", "localhost:http"),
+        ("WORKER_HTTP", "localhost:70000"),
+        ("WORKER_HTTP", "localhost:9080/page"),
+        ("WORKER_HTTP", "http://localhost:9080"),
+        ("WORKER_HTTP", "me@localhost:9080"),
+        ("WORKER_HTTP", "OFF"),
         ("WORKER_LOG_LEVEL", "verbose"),
         ("WORKER_LOG_FORMAT", "xml"),
     ],
 )
 def test_a_wrong_setting_is_refused_by_name(variable: str, text: str) -> None:
     assert refused(**{variable: text}).startswith(f"{variable}: ")
+
+
+@pytest.mark.parametrize(
+    ("given", "address"),
+    [
+        ("", ("127.0.0.1", 9080)),
+        ("10.1.2.3:80", ("10.1.2.3", 80)),
+        ("[::1]:9081", ("::1", 9081)),
+        ("localhost:0", ("localhost", 0)),
+        ("off", None),
+    ],
+)
+def test_where_http_is_served(given: str, address: tuple[str, int] | None) -> None:
+    assert load({"WORKER_HTTP": given}).http_address == address
 
 
 def test_one_message_names_all_that_is_wrong() -> None:

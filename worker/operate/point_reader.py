@@ -19,7 +19,9 @@ from worker.points import MEASUREMENT
 from worker.settings import Settings
 
 POINTS_AT_ONCE = 10_000
-QUERY_S_MAX = 30.0  #: seconds for one query; the server may have to open old shards
+QUERY_TIMEOUTS = (
+    5  #: times WORKER_POINTS_TIMEOUT for one query; the server may have to open old shards
+)
 
 
 class FoundPoint(NamedTuple):
@@ -96,7 +98,7 @@ class InfluxPoints:
         answer = await self._ask(statement)
         result = answer.results[0] if answer.results else _Result(error="no result")
         if error := answer.error or result.error:
-            raise InfluxUnavailable(f"InfluxDB refuses the query: {error}")
+            raise InfluxUnavailable(error, answered=True)
         if not result.series:
             return []
         (series, *_) = result.series
@@ -106,7 +108,7 @@ class InfluxPoints:
     async def _ask(self, statement: str) -> _Answer:
         chosen = self._settings
         if not self._session:
-            timeout = ClientTimeout(QUERY_S_MAX, connect=chosen.points_timeout_ms / 1000)
+            timeout = ClientTimeout(QUERY_TIMEOUTS * chosen.points_timeout_ms / 1000)
             self._session = ClientSession(timeout=timeout)
         parameters = {"db": chosen.influxdb_bucket, "q": statement, "epoch": "ns"}
         token = f"Token {chosen.influxdb_token.get_secret_value()}"
@@ -121,7 +123,7 @@ class InfluxPoints:
             raise InfluxUnavailable(f"{type(error).__name__}: {error}") from error
         if reply.status >= 300:
             told = body.decode(errors="replace").strip()[:200]
-            raise InfluxUnavailable(f"{reply.status} {reply.reason} {told}".rstrip())
+            raise InfluxUnavailable(f"{reply.status} {reply.reason} {told}".rstrip(), answered=True)
         try:
             return msgspec.json.decode(body, type=_Answer)
         except msgspec.MsgspecError as error:

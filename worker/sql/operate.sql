@@ -69,3 +69,25 @@ WHERE NOT EXISTS (SELECT FROM orders o WHERE o.stream = $1 AND o.entry_id = i.en
 -- name: originals_of
 -- The accepted orders of some contents, oldest generation first.  $1 content hashes
 SELECT content_hash, entry_id FROM orders WHERE content_hash = ANY ($1::bytea[]) ORDER BY generation;
+
+-- name: recent_outcomes
+-- How many outcomes of each kind were recorded lately, by stream.  $1 streams, $2 how lately
+SELECT stream, outcome, count(*) FROM (
+    SELECT stream, 'accepted' AS outcome, recorded_at FROM orders
+    UNION ALL SELECT stream, 'duplicate', recorded_at FROM duplicates
+    UNION ALL SELECT stream, 'rejected', recorded_at FROM rejections
+) e WHERE stream = ANY ($1::text[]) AND recorded_at > statement_timestamp() - $2::interval GROUP BY 1, 2;
+
+-- name: outcome_totals
+-- How many outcomes of each kind are on record, by stream.  $1 streams
+SELECT stream, outcome, count(*) FROM (
+    SELECT stream, 'accepted' AS outcome FROM orders
+    UNION ALL SELECT stream, 'duplicate' FROM duplicates
+    UNION ALL SELECT stream, 'rejected' FROM rejections
+) e WHERE stream = ANY ($1::text[]) GROUP BY 1, 2;
+
+-- name: points_owed
+-- Points that InfluxDB does not have, by stream: owed, the oldest of these since when, and refused.  $1 streams
+SELECT stream, count(*) FILTER (WHERE refusal IS NULL) AS owed,
+       min(noted_at) FILTER (WHERE refusal IS NULL) AS owed_since, count(refusal) AS parked
+FROM point_backlog WHERE stream = ANY ($1::text[]) GROUP BY stream;
