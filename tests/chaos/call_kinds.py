@@ -6,7 +6,7 @@ in a call, a statement is text or one of `worker/sql`, a script is a file.
 """
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -17,6 +17,12 @@ from redis.asyncio import Redis
 from tests.chaos.faulty_io import TWO_WORDS, scripts, statement_kind, statements
 
 PACKAGES = ("streams", "worker")
+#: Parts of a worker that look at its servers and change nothing there.
+ONLOOKERS = {
+    "worker.http": "answers whoever asks",
+    "worker.own_points": "tells of the worker itself",
+    "worker.operate": "figures, for those two",
+}
 STATEMENT_CALLS = {"execute", "executemany", "fetch", "fetchrow", "fetchval", "fetchmany", "cursor"}
 #: What is done with a client of Redis that is no command of its own.
 CLIENT_CALLS = {
@@ -37,12 +43,16 @@ class Name(NamedTuple):
     name: str
 
 
-def call_kinds(redis_commands: frozenset[str]) -> set[str]:
+def call_kinds(
+    redis_commands: frozenset[str], apart: Collection[str] = ONLOOKERS.keys()
+) -> set[str]:
     """Every kind of call, as `FaultyIO` names it.
 
     :param redis_commands: the words that Redis knows as commands
+    :param apart: modules and packages whose calls do not count
     """
-    nodes = [node for top in _followed(Name("worker.service", "serve")) for node in ast.walk(top)]
+    start = Name("worker.service", "serve")
+    nodes = [node for top in _followed(start, tuple(apart)) for node in ast.walk(top)]
     texts = {node.value for node in nodes if isinstance(node, ast.Constant)}
     kinds = set(ALWAYS)
     kinds |= {
@@ -57,7 +67,7 @@ def call_kinds(redis_commands: frozenset[str]) -> set[str]:
     return kinds
 
 
-def _followed(start: Name) -> Iterator[ast.stmt]:
+def _followed(start: Name, apart: tuple[str, ...]) -> Iterator[ast.stmt]:
     """What a name stands for, and all that this refers to, in our packages."""
     todo, seen = [start], {start}
     while todo:
@@ -65,9 +75,10 @@ def _followed(start: Name) -> Iterator[ast.stmt]:
         for top in _module(module).get(name, ()):
             yield top
             words = {node.id for node in ast.walk(top) if isinstance(node, ast.Name)}
-            found = {_target(module, word) for word in words} - {None}
-            todo += [it for it in found if it and it not in seen]
-            seen |= {it for it in found if it}
+            targets = {it for it in (_target(module, word) for word in words) if it}
+            found = {it for it in targets if not it.module.startswith(apart)} - seen
+            todo += found
+            seen |= found
 
 
 def _target(module: str, word: str) -> Name | None:

@@ -289,7 +289,12 @@ async def rivals(on: Stages) -> None:
     """Two batches of the same orders, one the other way round, go in at once and slowly: none is a victim."""
     async with on.taken() as stage:
         place = await stage.empty()
-        place = place.having(WORKER_STREAMS=f"{place.stream}-a,{place.stream}-b")
+        place = place.having(
+            WORKER_STREAMS=f"{place.stream}-a,{place.stream}-b",
+            # so that Postgres finds them waiting for each other, after a second, before we give up
+            WORKER_POSTGRES_TIMEOUT="5s",
+            WORKER_TAKEOVER_AFTER="60s",
+        )
         some = orders(range(4))
         for stream, sent in zip(place.settings.streams, (some, some[::-1]), strict=True):
             await Producer(place.redis, stream).publish(sent)

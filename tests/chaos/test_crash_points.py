@@ -8,6 +8,7 @@ All pairs of calls are in `full/`; a sample of them is here.
 import os
 import random
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 
@@ -27,22 +28,22 @@ PAIRS = 40
 
 
 async def test_the_scenarios_make_every_kind_of_call_there_is(
-    clean_servers: Servers, place: Place, capsys: pytest.CaptureFixture[str]
+    clean_servers: Servers, place: Place, told: Callable[[str], None]
 ) -> None:
     commands = await place.command("COMMAND")
-    there_are = call_kinds(frozenset(str(name).upper() for name in commands))
+    words = frozenset(str(name).upper() for name in commands)
+    there_are = call_kinds(words)
     async with stages(clean_servers, 1) as on:
         points = [point for scenario in SCENARIOS for point in await points_of(on, scenario)]
     made = {point.name for point in points}
     assert there_are - made <= ONLY_AFTER_A_FAULT.keys()
-    assert {kind.removeprefix("claims ") for kind in made} <= there_are
-    with capsys.disabled():
-        print(f"\n{len(points)} I/O calls of {len(made)} kinds in {len(SCENARIOS)} scenarios")
+    assert {kind.removeprefix("claims ") for kind in made} <= call_kinds(words, apart=())
+    told(f"{len(points)} I/O calls of {len(made)} kinds in {len(SCENARIOS)} scenarios")
 
 
 @pytest.mark.parametrize("fault", Fault)
 async def test_each_call_may_go_wrong(
-    clean_servers: Servers, capsys: pytest.CaptureFixture[str], fault: Fault
+    clean_servers: Servers, told: Callable[[str], None], fault: Fault
 ) -> None:
     reached: Counter[str] = Counter()
     tried: set[str] = set()
@@ -58,8 +59,7 @@ async def test_each_call_may_go_wrong(
         await on.each(await single_faults(on, fault), make)
     missed = {name for name in tried if not reached[name]} - ONLY_AFTER_A_FAULT.keys()
     assert not missed, f"no run got to {missed}"
-    with capsys.disabled():
-        print(f"\n{fault.value}: at {reached.total()} calls of {len(reached)} kinds")
+    told(f"{fault.value}: at {reached.total()} calls of {len(reached)} kinds")
 
 
 async def single_faults(on: Stages, fault: Fault) -> list[Run]:
@@ -72,7 +72,7 @@ async def single_faults(on: Stages, fault: Fault) -> list[Run]:
 
 
 async def test_two_calls_may_go_wrong_one_after_the_other(
-    clean_servers: Servers, capsys: pytest.CaptureFixture[str]
+    clean_servers: Servers, told: Callable[[str], None]
 ) -> None:
     """A sample of the ordered pairs. ORDERGATE_CHAOS_PAIRS says how many, ORDERGATE_CHAOS_SEED which."""
     seed = int(os.environ.get("ORDERGATE_CHAOS_SEED") or random.SystemRandom().randrange(10**9))
@@ -95,5 +95,4 @@ async def test_two_calls_may_go_wrong_one_after_the_other(
             return [random_pair(chance, points) for _ in range(count)]
 
         await on.each(sampled(), make)
-    with capsys.disabled():
-        print(f"\nseed {seed}: {reached.total()} pairs of faults, both met in {reached[True]}")
+    told(f"seed {seed}: {reached.total()} pairs of faults, both met in {reached[True]}")

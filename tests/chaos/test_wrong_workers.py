@@ -1,6 +1,6 @@
 """Workers that are wrong on purpose: each is caught by two techniques at least, and the right one by none."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from typing import cast
 from unittest.mock import patch
@@ -16,9 +16,10 @@ from tests.servers import Servers
 
 pytestmark = pytest.mark.anyio
 
-WAIT_S_MAX = 4.0  #: a wrong worker may never be done; to wait for it in vain is to catch it
+WAIT_S_MAX = 8.0  #: a wrong worker may never be done
 CAUGHT_BY_MIN = 2
-PASSED = "-"
+CAUGHT, PASSED = "caught", "-"
+WAITED = "waits"  #: in vain, which a slow machine does too: it does not count
 DEFINITION = "SELECT pg_get_functiondef('record_outcomes'::regproc) AS text"
 
 
@@ -29,7 +30,7 @@ async def test_a_right_worker_passes_every_technique(clean_servers: Servers) -> 
 
 
 async def test_each_wrong_worker_is_caught_by_two_techniques(
-    clean_servers: Servers, capsys: pytest.CaptureFixture[str]
+    clean_servers: Servers, told: Callable[[str], None]
 ) -> None:
     matrix: dict[str, dict[str, str]] = {}
     async with stages(clean_servers) as on:
@@ -37,8 +38,7 @@ async def test_each_wrong_worker_is_caught_by_two_techniques(
         for name, wrong in WRONG.items():
             tried = PRODUCERS if wrong.is_producer else WORKERS
             matrix[name] = await tried_on(on, wrong, tried)
-    with capsys.disabled():
-        print(f"\n{table(matrix)}")
+    told(table(matrix))
     assert not few_times_caught(matrix)
 
 
@@ -66,7 +66,7 @@ async def tried_on(
 
 
 def _count(row: Mapping[str, str]) -> int:
-    return sum(cell != PASSED for cell in row.values())
+    return sum(cell == CAUGHT for cell in row.values())
 
 
 async def caught(on: Stages, wrong: Wrong, technique: Technique) -> str:
@@ -79,7 +79,7 @@ async def caught(on: Stages, wrong: Wrong, technique: Technique) -> str:
             try:
                 await technique(on)
             except Exception as error:  # noqa: BLE001 - however it shows
-                return "waits" if _is_time_out(error) else "caught"
+                return WAITED if _is_time_out(error) else CAUGHT
     return PASSED
 
 

@@ -6,6 +6,7 @@ About 24,000 runs of a tenth of a second of CPU each: `make chaos ARGS='-n 2'` g
 import os
 import random
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 
@@ -36,7 +37,7 @@ async def make_all(on: Stages, runs: list[Run]) -> str:
 @pytest.mark.parametrize("share", range(SHARES))
 @pytest.mark.parametrize("fault", Fault)
 async def test_any_two_calls_may_go_wrong(
-    clean_servers: Servers, capsys: pytest.CaptureFixture[str], fault: Fault, share: int
+    clean_servers: Servers, told: Callable[[str], None], fault: Fault, share: int
 ) -> None:
     async with stages(clean_servers) as on:
         _, idle = await on.run(Run(FOR_PAIRS, [NONE]))
@@ -44,22 +45,18 @@ async def test_any_two_calls_may_go_wrong(
         for point in (await points_of(on, FOR_PAIRS))[share::SHARES]:
             first = Run(FOR_PAIRS, [{point: fault}])
             runs += seconds_of(first, await on.run(first), idle.calls)
-        told = await make_all(on, runs)
-    with capsys.disabled():
-        print(f"\nfirst {fault.value}, share {share}: {told}")
+        met = await make_all(on, runs)
+    told(f"first {fault.value}, share {share}: {met}")
 
 
 async def test_any_two_calls_may_go_wrong_in_a_busy_stream(
-    clean_servers: Servers, capsys: pytest.CaptureFixture[str]
+    clean_servers: Servers, told: Callable[[str], None]
 ) -> None:
     """A sample. ORDERGATE_CHAOS_PAIRS says how many, ORDERGATE_CHAOS_SEED which."""
     seed = int(os.environ.get("ORDERGATE_CHAOS_SEED") or random.SystemRandom().randrange(10**9))
     count = int(os.environ.get("ORDERGATE_CHAOS_PAIRS") or SAMPLE)
     chance = random.Random(seed)  # noqa: S311 - to be repeated
-    with capsys.disabled():
-        print(f"\nORDERGATE_CHAOS_SEED={seed}")
     async with stages(clean_servers) as on:
         points = {it: await points_of(on, it) for it in SCENARIOS}
-        told = await make_all(on, [random_pair(chance, points) for _ in range(count)])
-    with capsys.disabled():
-        print(told)
+        met = await make_all(on, [random_pair(chance, points) for _ in range(count)])
+    told(f"ORDERGATE_CHAOS_SEED={seed}: {met}")

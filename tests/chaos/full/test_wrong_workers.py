@@ -1,5 +1,7 @@
 """The whole matrix: each wrong worker, and each technique that could catch it."""
 
+from collections.abc import Callable
+
 import pytest
 
 from tests.chaos.sweep import stages
@@ -12,7 +14,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_each_wrong_worker_is_tried_with_each_technique(
-    clean_servers: Servers, capsys: pytest.CaptureFixture[str]
+    clean_servers: Servers, told: Callable[[str], None]
 ) -> None:
     matrix: dict[str, dict[str, str]] = {}
     async with stages(clean_servers) as on:
@@ -20,6 +22,5 @@ async def test_each_wrong_worker_is_tried_with_each_technique(
         for name, wrong in WRONG.items():
             tried = PRODUCERS if wrong.is_producer else WORKERS
             matrix[name] = await tried_on(on, wrong, tried, enough=len(tried) + 1)
-    with capsys.disabled():
-        print(f"\n{table(matrix)}")
+    told(table(matrix))
     assert not few_times_caught(matrix)
