@@ -106,7 +106,7 @@ class Report:
             print_table(
                 ("what", "detail"), [(example.what, example.detail) for example in found.examples]
             )
-            if found.count > len(found.examples) > 0:
+            if found.count > len(found.examples) == self.limit:
                 print_line(f"… and {found.count - len(found.examples):,} more (--limit)")
         print_line()
         print_line(f"stream {self.stream}: {self._verdict()}")

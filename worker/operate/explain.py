@@ -527,7 +527,7 @@ def _print(found: Answer) -> None:
             ("claim", _claim(found)),
             ("point", printable(found.point or "", 500)),
             ("replay", "\n".join(found.replays)),
-            *((name, printable(text, 300)) for name, text in found.unanswered.items()),
+            *(("unanswered", printable(text, 300)) for text in found.unanswered.values()),
         ]
     )
     _print_listed("content", found.same_content, found.same_content_count)

@@ -231,6 +231,9 @@ async def test_entries_that_left_before_they_were_read_are_counted(
         report = await audited(ask, place)
         assert report["differences"]["entries_lost"]["count"] == 3
         assert report["lost"] == "3 of 10 added"
+        assert (
+            "more (--limit)" not in (await ask(place, "audit")).output
+        )  # the one line says it all
 
 
 async def test_streams_are_audited_each_by_itself(traffic: Place, ask: Ask) -> None:
