@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import msgspec
 from redis.asyncio import Redis
 
-from streams.connection import GroupLost, call
+from streams.connection import GroupLost, call, redis_errors
 from streams.entry import Entry, EntryId, entries
 from streams.group import Progress, progress_of
 
@@ -95,8 +95,9 @@ async def consumers(redis: Redis, stream: str, group: str) -> list[Consumer]:
 
 async def progress(redis: Redis, stream: str, group: str) -> Progress | None:
     """How far the group has come; None where there is no such group."""
-    keys = (stream, progress_of(stream, group))
-    reply = await call(redis, "EVAL", PROGRESS, len(keys), *keys, group)
+    script = redis.register_script(PROGRESS)
+    async with redis_errors(redis):
+        reply = await script(keys=[stream, progress_of(stream, group)], args=[group])
     return Progress(*reply) if reply else None
 
 

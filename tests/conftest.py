@@ -5,7 +5,7 @@
 """
 
 import os
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from worker.embedded import PostgresServer, RedisServer
 
 pytest.register_assert_rewrite("tests.record")  # so that its assertions tell what they found
 
+FIGURE = "figure"
 LOG_LINES = 20
 ALL_LINES = 1_000_000
 
@@ -85,6 +86,26 @@ async def workers(tmp_path: Path) -> AsyncGenerator[Workers]:
     """Starts `python -m worker`; what still runs at the end of the test is killed."""
     async with Workers(tmp_path) as workers:
         yield workers
+
+
+@pytest.fixture
+def told(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Says a figure of this test at the end of the run, whichever process ran it."""
+    return lambda text: request.node.user_properties.append((FIGURE, text))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests told."""
+    reports: list[pytest.TestReport] = [
+        report
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.getreports(outcome)
+        if report.when == "call"
+    ]
+    figures = [str(text) for r in reports for name, text in r.user_properties if name == FIGURE]
+    if figures:
+        terminalreporter.section("figures")
+        terminalreporter.write_line("\n".join(figures))
 
 
 @contextmanager

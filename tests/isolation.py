@@ -131,8 +131,9 @@ class Place:
             await self.command("DEL", *keys)
 
     async def points(self) -> list[dict[str, object]]:
-        """Every point in the bucket that tells of an entry, by time."""
-        every = "SELECT * FROM orders WHERE entry_id != ''"
+        """Every point in the bucket that tells of an entry of the place's streams, by time."""
+        ours = " OR ".join(f"stream = '{stream}'" for stream in self.settings.streams)
+        every = f"SELECT * FROM orders WHERE entry_id != '' AND ({ours})"
         query = partial(self.influx.query, every, self.bucket)
         return await to_thread.run_sync(query)
 

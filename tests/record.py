@@ -1,11 +1,12 @@
 """What must be on record when a stream is settled: the promises of the contract, checked as a whole.
 
-The expectation comes from the stream's own entries, by the plain reading of the rules in
-`scripts.replay.reference`, which shares no code with the worker.
+The expectation comes from what producers sent, by the plain reading of the rules in
+`scripts.replay.reference`, which shares no code with the worker. Where a test keeps a journal of what it
+sent, Redis is not asked: an entry that it lost or made up is noticed too.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, localcontext
@@ -125,6 +126,8 @@ async def check(
     in_order: bool = True,
     claims: bool = True,
     refused_points: frozenset[str] = frozenset(),
+    refused_rows: frozenset[str] = frozenset(),
+    sent: Entries | None = None,
 ) -> Tally:
     """Assert everything that must hold once the stream is settled; gives how many ended as what.
 
@@ -132,10 +135,19 @@ async def check(
         several, which of equal orders was first is theirs to settle, and how many is not
     :param claims: the claims of all that is on record must be in Redis, with their time to live
     :param refused_points: entries whose points InfluxDB has refused for good
+    :param refused_rows: entries that are orders by the rules, and whose rows Postgres refuses
+    :param sent: the producers' journal, under the ids that `XADD` replied; an entry that was trimmed
+        before it was read has no words. Without it, the stream's own entries are taken for it
     """
     assert await is_settled(place)
-    entries = await read_entries(place)
-    tally = await check_entries(place, entries, in_order=in_order, refused_points=refused_points)
+    entries = await read_entries(place) if sent is None else sent
+    tally = await check_entries(
+        place,
+        entries,
+        in_order=in_order,
+        refused_points=refused_points,
+        refused_rows=refused_rows,
+    )
     if claims:
         await _check_claims(place)
     return tally
@@ -147,18 +159,27 @@ async def check_entries(
     *,
     in_order: bool = False,
     refused_points: frozenset[str] = frozenset(),
+    refused_rows: frozenset[str] = frozenset(),
     letters_lost_to: str = "0-0",
+    points_unsure: Collection[str] = (),
 ) -> Tally:
     """Assert all that Postgres, the points and the dead letters must say of entries, whoever tells of them.
 
     :param letters_lost_to: Redis lost what it had: up to this entry, dead letters may be missing
+    :param points_unsure: entries that Redis lost before they were acknowledged: their points may be missing
     """
     outcomes = await place.fetch("SELECT * FROM outcomes WHERE stream = $1", place.stream)
-    tally = _check_outcomes(place, entries, outcomes, in_order=in_order)
+    tally = _check_outcomes(place, entries, outcomes, refused_rows, in_order=in_order)
     await _check_orders(place, entries)
     await _check_rejections(place, entries, letters_lost_to)
-    await check_points(place, refused_points)
+    await check_points(place, refused_points, points_unsure)
     return tally
+
+
+def as_sent(ids: Sequence[str], orders: Sequence[Mapping[str, str]]) -> Entries:
+    """The journal of what was published: the orders' names and values under the ids given for them."""
+    words = ([word.encode() for pair in order.items() for word in pair] for order in orders)
+    return dict(zip(ids, words, strict=True))
 
 
 async def read_entries(place: Place) -> Entries:
@@ -190,17 +211,26 @@ async def _raw_entries(place: Place, stream: str) -> list[tuple[str, list[bytes]
 
 
 def _check_outcomes(
-    place: Place, entries: Entries, outcomes: Sequence[Row], *, in_order: bool
+    place: Place,
+    entries: Entries,
+    outcomes: Sequence[Row],
+    refused: frozenset[str],
+    *,
+    in_order: bool,
 ) -> Tally:
     assert sorted(row["entry_id"] for row in outcomes) == sorted(entries)
     found = {row["entry_id"]: row for row in outcomes}
     settings = place.settings
     reference = Reference(settings.dedupe_window_ms, settings.envelope_fields | {"order_id"})
-    expected = {id_: reference.add(id_, words) for id_, words in entries.items()}
+    expected = {
+        id_: Expected("rejected") if id_ in refused else reference.add(id_, words)
+        for id_, words in entries.items()
+    }
     if in_order:
         actual = {i: (found[i]["outcome"], found[i]["original_entry_id"]) for i in entries}
         assert actual == {i: (e.outcome, e.original) for i, e in expected.items()}
     tally = _tally(row["outcome"] for row in outcomes)
+    assert sum(tally) == len(entries), "the accounting does not balance"
     assert tally == _tally(e.outcome for e in expected.values())
     _check_originals(found, settings.dedupe_window_ms)
     return tally
@@ -270,21 +300,30 @@ async def _check_rejections(place: Place, entries: Entries, letters_lost_to: str
         assert words[6:] == fields or words[6] == b"packed"
 
 
-async def check_points(place: Place, refused: frozenset[str] = frozenset()) -> None:
-    """InfluxDB holds one point for each outcome, each value the one in Postgres, and no other point."""
+async def check_points(
+    place: Place, refused: frozenset[str] = frozenset(), unsure: Collection[str] = ()
+) -> None:
+    """InfluxDB holds one point for each outcome, each value the one in Postgres, and no other point.
+
+    :param refused: entries that have none
+    :param unsure: entries that may have none
+    """
     actual: dict[str, dict[str, object]] = {}
     for point in await place.points():
         key = cast("str", point["entry_id"])
         assert key not in actual, f"two points for {key}"
         actual[key] = {name: value for name, value in point.items() if value is not None}
     rows = await place.fetch(POINTS_EXPECTED)
-    expected = {row["entry_id"]: _point(row) for row in rows if row["entry_id"] not in refused}
+    absent = refused | (frozenset(unsure) - actual.keys())
+    expected = {row["entry_id"]: _point(row) for row in rows if row["entry_id"] not in absent}
     differing = {
         key: (actual.get(key), expected.get(key))
         for key in actual.keys() | expected.keys()
         if actual.get(key) != expected.get(key)
     }
     assert differing == {}, "points as they are and as they should be"
+    parked = await place.fetch("SELECT entry_id FROM point_backlog")
+    assert {row["entry_id"] for row in parked} == refused, "points owed, and refused ones"
 
 
 POINTS_EXPECTED = """

@@ -40,6 +40,11 @@ class WorkerProcess:
         return self._path.with_suffix(".out").read_text(errors="replace")
 
     @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
     def running(self) -> bool:
         """Whether it has not ended."""
         return self._process.returncode is None

@@ -68,4 +68,7 @@ class NoAnswer(OrdergateError):
 
 
 class PointsRefused(OrdergateError):
-    """InfluxDB calls a line of these points malformed (400, 422); others of them may be stored."""
+    """InfluxDB calls a line of these points malformed (400, 422), or says that they are too many (413).
+
+    Others of them may be stored.
+    """

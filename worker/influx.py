@@ -16,20 +16,19 @@ from anyio import to_thread
 
 from worker.dependency import Dependency
 from worker.errors import InfluxUnavailable, PointsRefused, PostgresUnavailable
-from worker.ledger import Ledger, Refused
+from worker.ledger import Debt, Ledger, Refused
 from worker.operate.figures import PointFigures, points_owed
 from worker.outcome import Kept, Outcome
-from worker.points import Point, lines, points
+from worker.points import lines, points
 from worker.settings import Settings
 
-DRAIN_POINTS_MAX = 1000  #: points taken from the backlog at once
+DRAIN_POINTS_MAX = 1000  #: points taken from the backlog at once, where InfluxDB takes so many
 LOOK_S = 5.0  #: seconds between two looks at a backlog that other workers may have filled
 log = structlog.stdlib.get_logger("worker")
 
-FINAL = (
-    400,
-    422,
-)  #: InfluxDB's answers that blame a line; all others pass or are the operator's to mend
+#: InfluxDB's answers that blame a line, or that there are so many: such a write is halved. All others pass or
+#: are the operator's to mend.
+FINAL = (400, 413, 422)
 
 
 class Sink(Protocol):
@@ -39,7 +38,7 @@ class Sink(Protocol):
         """Write lines, nanosecond precision.
 
         :raises InfluxUnavailable: try again later; some or all lines may have been stored
-        :raises PointsRefused: a line is malformed for good; others may have been stored
+        :raises PointsRefused: a line is malformed for good, or they are too many; some may have been stored
         """
         ...
 
@@ -69,15 +68,21 @@ class InfluxSink:
             raise _influx_error(error) from error
 
     async def _connect(self) -> Any:  # noqa: ANN401 - the client's own type is known once it is loaded
-        """Load the client library, which takes longer than all else at start, beside the first reads."""
+        """Load the client library, which takes longer than all else at start, beside the first reads.
+
+        It has no time limit of its own. A limit of aiohttp's that ends together with ours cancels the task
+        once more than is accounted for, and with it whatever the task does next: it ended whole workers.
+        """
         module = await to_thread.run_sync(
             import_module, "influxdb_client.client.influxdb_client_async"
         )
+        from aiohttp import ClientTimeout  # noqa: PLC0415 - loaded together with the client
+
         self._client = module.InfluxDBClientAsync(
             self._settings.influxdb_address,
             self._settings.influxdb_token.get_secret_value(),
             self._settings.influxdb_org,
-            timeout=self._settings.points_timeout_ms,
+            timeout=ClientTimeout(),
             enable_gzip=True,
         )
         return self._client
@@ -148,6 +153,7 @@ class PointWriter:
         self._sink, self._ledger = sink, ledger
         self._influxdb, self._postgres = influxdb, postgres
         self._owing = anyio.Event()
+        self._count = DRAIN_POINTS_MAX
 
     async def aclose(self) -> None:
         """Close the sink."""
@@ -203,12 +209,13 @@ class PointWriter:
     async def drain_forever(self) -> None:
         """Pay what is owed, whenever something is; other workers' debts too."""
         while True:
+            if not self._influxdb.due:  # a batch may have met its refusal just now
+                await self._influxdb.pause()
             try:
                 while await self.drain():
                     pass
             except InfluxUnavailable as error:
                 self._influxdb.failed(error)
-                await self._influxdb.pause()
             except PostgresUnavailable as error:
                 self._postgres.failed(error)
                 await self._postgres.pause()
@@ -219,25 +226,41 @@ class PointWriter:
                 self._owing = anyio.Event()
 
     async def drain(self) -> int:
-        """Pay some of what is owed, in bounded memory; says how many points.
+        """Pay some of what is owed, in bounded memory; says how many points were looked at.
+
+        After a payment that was not complete, half as many are taken: some step is small enough.
 
         :raises InfluxUnavailable, PostgresUnavailable: what was not paid stays owed
         """
-        async with self._ledger.owed_points(DRAIN_POINTS_MAX) as debt:
-            if debt.points:
-                debt.refused = await self._write_apart(debt.points)
-                self._influxdb.worked()
+        async with self._ledger.owed_points(self._count) as debt:
+            unavailable = await self._pay(debt)
+        complete = len(debt.paid) + len(debt.refused) == len(debt.points)
+        more, fewer = min(DRAIN_POINTS_MAX, 2 * self._count), max(1, len(debt.points) // 2)
+        self._count = more if complete else fewer
         for refused in debt.refused:
             log.error("point.refused", entry_id=refused.point.entry_id, answer=refused.answer)
+        if unavailable:
+            raise unavailable
         return len(debt.points)
 
-    async def _write_apart(self, owed: list[Point]) -> list[Refused]:
-        """Write points; where a line is refused, halves, until that line stands alone."""
-        try:
-            await self._sink.write(lines(owed))
-        except PointsRefused as error:
-            if len(owed) == 1:
-                return [Refused(owed[0], str(error))]
-            half = len(owed) // 2
-            return await self._write_apart(owed[:half]) + await self._write_apart(owed[half:])
-        return []
+    async def _pay(self, debt: Debt) -> InfluxUnavailable | None:
+        """Write points; where a line is refused, halves, until that line stands alone.
+
+        What is written by then counts, though InfluxDB goes away or time runs out.
+        """
+        parts = [debt.points] if debt.points else []
+        while parts and anyio.current_time() < debt.until:
+            part = parts.pop()
+            half = len(part) // 2
+            try:
+                await self._sink.write(lines(part))
+                debt.paid += part
+            except PointsRefused as error:
+                if half:
+                    parts += [part[half:], part[:half]]
+                else:
+                    debt.refused.append(Refused(part[0], str(error)))
+            except InfluxUnavailable as error:
+                return error
+            self._influxdb.worked()
+        return None

@@ -109,9 +109,14 @@ class Refused(NamedTuple):
 
 @dataclass(slots=True)
 class Debt:
-    """Points owed, and those of them that turned out to be refused."""
+    """Points owed, and what became of them; those in neither list stay owed.
+
+    :ivar until: when what became of them is to be known, by the event loop's clock
+    """
 
     points: list[Point]
+    until: float
+    paid: list[Point] = field(default_factory=list[Point])
     refused: list[Refused] = field(default_factory=list[Refused])
 
 
@@ -244,19 +249,18 @@ class Ledger:
 
     @asynccontextmanager
     async def owed_points(self, count_max: int) -> AsyncGenerator["Debt"]:
-        """Some of the points owed, locked; leaving without an error forgets them.
+        """Some of the points owed, locked; leaving without an error forgets those that are `paid`.
 
         Those put into `refused` on the way are parked with InfluxDB's answer and not offered again.
         """
         async with self.connection() as connection, connection.transaction():
+            await connection.execute(SQL["row_by_row"])
             rows = await connection.fetch(SQL["owed_points"], count_max)
-            debt = Debt([Point(**row) for row in rows])
+            debt = Debt([Point(**row) for row in rows], anyio.current_time() + self._timeout_s)
             yield debt
             for point, answer in debt.refused:
                 await connection.execute(SQL["point_refused"], point.stream, point.entry_id, answer)
-            refused = {(point.stream, point.entry_id) for point, _ in debt.refused}
-            paid = [p for p in debt.points if (p.stream, p.entry_id) not in refused]
-            streams, ids = [p.stream for p in paid], [p.entry_id for p in paid]
+            streams, ids = [p.stream for p in debt.paid], [p.entry_id for p in debt.paid]
             await connection.execute(SQL["points_paid"], streams, ids)
 
 

@@ -100,7 +100,8 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 JSON_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  #: JSON may be indented
 SURROGATE = re.compile(r"[\ud800-\udfff]")
 #: A string of JSON, also one that does not end: else the search would begin anew at each quote within.
-JSON_STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
+JSON_STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)'
+JSON_MARK = re.compile(rf"{JSON_STRING}|[\[{{\]}},:]", re.DOTALL)
 
 
 class Order(msgspec.Struct, frozen=True, gc=False):
@@ -259,14 +260,19 @@ def _check_model_type(name: str, value: Json, *, fits: bool) -> None:
 
 def _check_shape(text: str) -> None:
     """Refuse before it is decoded what would take many times its size, telling depth from number."""
-    bare = JSON_STRING.sub("", text)
-    depth = 0
-    for bracket in re.finditer(r"[\[{]|[\]}]", bare):
-        depth += 1 if bracket[0] in "[{" else -1
+    depth = values = 0
+    for mark in JSON_MARK.finditer(text):  # one at a time: all of them are many times their text
+        char = text[mark.start()]
+        depth += (char in "[{") - (char in "]}")
+        values += char in ",:[{"
         if depth > DEPTH_MAX + 1:  # the payload itself is one
             raise _too_deep()
-    if sum(map(bare.count, ",:[{")) > VALUES_MAX:
-        raise _Refusal("too_many_values", f"a payload holds at most {VALUES_MAX} names and values")
+        if values > VALUES_MAX:
+            raise _Refusal(
+                "too_many_values", f"a payload holds at most {VALUES_MAX} names and values"
+            )
+        if depth < 0:  # no JSON from here on
+            return
 
 
 def _too_deep() -> _Refusal:

@@ -141,8 +141,12 @@ def has_own_time(entry_id: str) -> bool:
 
 
 def tag_value(value: str) -> str:
-    """Escape a tag value. A newline ends a line even within an escape, so none may get here."""
-    value = value.replace("\n", " ").replace("\\", "\\\\")
+    """Escape a tag value.
+
+    A newline ends a line even within an escape, and a backslash at a value's end escapes what ends it; before
+    another one it means one backslash to some versions and two to others. So neither gets here.
+    """
+    value = value.replace("\n", " ").replace("\\", "/")
     return value.replace(",", "\\,").replace("=", "\\=").replace(" ", "\\ ")
 
 

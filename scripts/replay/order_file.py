@@ -6,6 +6,7 @@ stops the replay before its first entry; then to publish, and it is never held a
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 
 from scripts.replay.source import Item
@@ -26,22 +27,34 @@ class OrderFile:
     """
 
     def __init__(
-        self, path: Path, mapping: dict[str, str], keep: Sequence[str], *, timed: bool
+        self,
+        path: Path,
+        mapping: dict[str, str],
+        keep: Sequence[str],
+        *,
+        timed: bool,
+        limit: int | None = None,
     ) -> None:
-        """Check the whole file.
+        """Check the whole file, or its first rows where there is a limit.
 
         :param mapping: column by order field or `time`, where a column has another name
         :param keep: columns to send besides, under their own names
         :param timed: every row must have a time, ISO 8601, no earlier than the row before; a time
             without an offset is UTC, and what is below a millisecond is cut off
+        :param limit: how many rows to read at most
         :raises BadSource: naming what is wrong, and where
         """
         self._path, self._timed, self._mapping, self._keep = path, timed, mapping, keep
+        self._limit = limit
         self._time = mapping.get(TIME, TIME)
         self._columns = {field: mapping.get(field, field) for field in FIELDS}
         self._columns |= {column: column for column in keep}
         self._count, self.first_ms = 0, 0
         self.left_out = self._scan()
+
+    def __str__(self) -> str:
+        name = self._path.name.encode(errors="replace").decode()  # a name may be no text
+        return name if self._limit is None else f"{name}, its first {self._limit:,} orders"
 
     def __len__(self) -> int:
         return self._count
@@ -49,7 +62,7 @@ class OrderFile:
     def __iter__(self) -> Iterator[Item]:
         columns = tuple(self._columns.items())
         with reading(self._path) as table:
-            for row in table.rows:
+            for row in islice(table.rows, self._limit):
                 cells = row.cells
                 order = {field: cells[column] for field, column in columns if column in cells}
                 yield Item(order, self._at_ms(row) if self._timed else 0)
@@ -60,7 +73,7 @@ class OrderFile:
         with reading(self._path) as table:
             seen = dict.fromkeys(table.header)
             before_ms = 0
-            for row in table.rows:
+            for row in islice(table.rows, self._limit):
                 seen |= dict.fromkeys((*row.cells, *row.nested))
                 self._check_row(row, sent)
                 before_ms = self._next_ms(row, before_ms) if self._timed else 0

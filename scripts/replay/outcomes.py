@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from typing import Any, cast
 
 import asyncpg
@@ -20,11 +21,16 @@ from scripts.replay.reference import Figures
 CONNECT_S_MAX = 10
 STATEMENT_S_MAX = 600  #: a summary of ten million entries takes a minute
 
-_TEXT = (files("scripts.replay") / "outcomes.sql").read_text(encoding="utf-8")
-_PARTS = re.split(r"^-- name: (\w+)$", _TEXT, flags=re.MULTILINE)
-SQL = dict(zip(_PARTS[1::2], _PARTS[2::2], strict=True))
-
 Row = Mapping[str, Any]
+
+
+def statements(file: Traversable) -> Mapping[str, str]:
+    """The statements of an SQL file, by the name in each one's `-- name:` line."""
+    parts = re.split(r"^-- name: (\w+)$", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+SQL = statements(files("scripts.replay") / "outcomes.sql")
 
 
 class OutcomesUnreadable(Exception):
@@ -36,9 +42,9 @@ class Summary:
     """The outcomes of a run so far.
 
     :ivar recorded_now: outcomes recorded since the publishing began; the others were on record before
-    :ivar seconds: from the beginning of the publishing to the last commit; None where none was recorded
+    :ivar seconds: from the beginning of the publishing to the last outcome; None where none was recorded
     :ivar quiet_s: seconds since the last outcome was recorded; None where there is none
-    :ivar latencies_ms: from entry id to commit, of those recorded now: p50, p95, p99 and the longest
+    :ivar latencies_ms: from entry id to recorded_at, of those recorded now: p50, p95, p99 and the longest
     """
 
     figures: Figures
@@ -54,10 +60,13 @@ class Summary:
 
 
 class Outcomes:
-    """The outcomes of the entries that one run adds to `stream`; `connected` makes it."""
+    """The outcomes of the entries that one run adds to `stream`; `connected` makes it.
+
+    :ivar began_at: when the publishing began, by Postgres' clock
+    """
 
     def __init__(self, connection: asyncpg.Connection, stream: str, began_at: datetime) -> None:
-        self._connection, self._stream, self._began_at = connection, stream, began_at
+        self._connection, self._stream, self.began_at = connection, stream, began_at
 
     async def follow(self, ids: EntryIds) -> None:
         """Say which entries are meant, once all are published."""
@@ -77,7 +86,7 @@ class Outcomes:
 
     async def summary(self) -> Summary:
         """Count and measure what is on record."""
-        row = (await self._fetch("summary", self._stream, self._began_at))[0]
+        row = (await self._fetch("summary", self._stream, self.began_at))[0]
         figures = Figures(row["accepted"], row["duplicates"], row["rejected"])
         return Summary(
             figures, row["recorded_now"], row["seconds"], row["quiet_s"], row["latencies_ms"]
@@ -95,9 +104,13 @@ class Outcomes:
                 async for row in cast("AsyncIterable[Row]", cursor):
                     yield row
 
-    async def _fetch(self, name: str, *arguments: object) -> list[Row]:
+    async def ask(self, statement: str, *arguments: object) -> list[Row]:
+        """The rows of a statement, for which `replayed` holds the entries that are followed."""
         with _postgres_errors():
-            return cast("list[Row]", await self._connection.fetch(SQL[name], *arguments))
+            return cast("list[Row]", await self._connection.fetch(statement, *arguments))
+
+    async def _fetch(self, name: str, *arguments: object) -> list[Row]:
+        return await self.ask(SQL[name], *arguments)
 
 
 @asynccontextmanager

@@ -60,7 +60,7 @@ class Compared:
 
     @property
     def per_second(self) -> float | None:
-        """Outcomes recorded in a second, from the start of publishing to the last commit."""
+        """Outcomes recorded in a second, from the start of publishing to the last of them."""
         return self.found.recorded_now / self.found.seconds if self.found.seconds else None
 
     def as_text(self) -> str:
@@ -80,8 +80,8 @@ class Compared:
         if before := self.found.recorded - self.found.recorded_now:
             yield f"{before:,} of the entries were on record before this run"
         if self.per_second:
-            yield f"orders per second: {self.per_second:,.0f}, from first publishing to last commit"
-        yield f"entry to commit: {self._latencies_text()}"
+            yield f"orders per second: {self.per_second:,.0f}, from first publishing to last outcome"
+        yield f"latency: {self._latencies_text()}"
 
     def _missing_text(self, missing: int) -> str:
         if missing < 0:
@@ -105,7 +105,7 @@ class Compared:
 
     @property
     def latencies_ms(self) -> dict[str, float] | None:
-        """Percentiles of the milliseconds from entry id to commit."""
+        """Percentiles of the milliseconds from entry id to recorded_at."""
         if self.latencies_omitted or self.found.latencies_ms is None:
             return None
         return dict(zip(("p50", "p95", "p99", "max"), self.found.latencies_ms, strict=True))

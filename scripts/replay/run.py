@@ -2,17 +2,20 @@
 
 from dataclasses import dataclass
 from time import monotonic
-from typing import cast
+from typing import NamedTuple, cast
 
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 from rich.progress import Progress
 
 from scripts.replay.following import expected_of, wait_for_outcomes
 from scripts.replay.outcomes import Outcomes, connected
+from scripts.replay.pictures.figures import Figures
+from scripts.replay.pictures.measure import Conditions, measure
 from scripts.replay.publishing import EntryIds, Pace, Publishing
 from scripts.replay.report import Compared, Published
 from scripts.replay.source import Source
-from streams.connection import call
+from streams.connection import RedisUnavailable, call
 from streams.entry import EntryId
 from streams.producer import Producer, connect
 from worker.errors import BadSettings
@@ -27,16 +30,28 @@ class StreamAhead(Exception):
 class Plan:
     """What to replay, and how.
 
+    :ivar pace_text: the pace in words
     :ivar first_ms: the first order's own time where such times are to be the entry ids, else None
     :ivar quiet_s_max: give up when no outcome was recorded for so long
+    :ivar measured: measure the run for a report; it is waited for then
     """
 
     source: Source
     stream: str
     pace: Pace
+    pace_text: str
     first_ms: int | None
     wait: bool
     quiet_s_max: float
+    measured: bool
+
+
+class Done(NamedTuple):
+    """A replay that came to its end, and what was asked of it."""
+
+    published: Published
+    compared: Compared | None = None
+    figures: Figures | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +63,8 @@ class Replay:
     progress: Progress
     ids: EntryIds
 
-    async def run(self) -> tuple[Published, Compared | None]:
-        """Publish, and wait where the plan says so.
+    async def run(self) -> Done:
+        """Publish, wait where the plan says so, and measure.
 
         :raises PublishFailed: not everything could be published
         :raises StreamAhead: nothing was published, Redis would refuse the first id
@@ -59,11 +74,15 @@ class Replay:
         settings = self.settings
         async with _client(settings.redis_address) as redis:
             if not self.plan.wait:
-                return await self._publish(redis), None
+                return Done(await self._publish(redis))
             address, schema = settings.database_address, settings.database_schema
             async with connected(address, schema, self.plan.stream) as outcomes:
                 published = await self._publish(redis)
-                return published, await self._compare(outcomes)
+                compared = await self._compare(outcomes)
+                if not self.plan.measured:
+                    return Done(published, compared)
+                figures = await self._measure(outcomes, redis, published, compared)
+                return Done(published, compared, figures)
 
     async def _publish(self, redis: Redis) -> Published:
         event_time = self.plan.first_ms is not None
@@ -108,6 +127,15 @@ class Replay:
         event_time = self.plan.first_ms is not None
         return Compared(len(self.ids), expected, found, event_time, self.plan.quiet_s_max)
 
+    async def _measure(
+        self, outcomes: Outcomes, redis: Redis, published: Published, compared: Compared
+    ) -> Figures:
+        self.progress.add_task("measuring", total=None)
+        conditions = Conditions(
+            str(self.plan.source), self.plan.pace_text, self.settings.dedupe_window_ms
+        )
+        return await measure(outcomes, redis, conditions, published, compared)
+
 
 def _client(address: str) -> Redis:
     try:
@@ -118,7 +146,11 @@ def _client(address: str) -> Redis:
 
 async def _last_id(redis: Redis, stream: str) -> EntryId:
     """The greatest id the stream has had, 0-0 where there is none."""
-    if not await call(redis, "EXISTS", stream):
-        return EntryId(0, 0)
-    reply = cast("list[str]", await call(redis, "XINFO", "STREAM", stream))
+    try:
+        if not await call(redis, "EXISTS", stream):
+            return EntryId(0, 0)
+        reply = cast("list[str]", await call(redis, "XINFO", "STREAM", stream))
+    except ResponseError as error:  # it is no stream, or we lack a right
+        reason = f"Redis does not tell of stream {stream}: {error}"
+        raise RedisUnavailable(reason, answered=True) from error
     return EntryId.parse(reply[reply.index("last-generated-id") + 1])

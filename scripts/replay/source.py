@@ -12,7 +12,7 @@ class Item(NamedTuple):
 
 
 class Source(Protocol):
-    """Orders, the same each time it is iterated, and how many."""
+    """Orders, the same each time it is iterated, and how many. `str(source)` says which."""
 
     def __len__(self) -> int: ...
 

@@ -48,6 +48,13 @@ class Synthetic:
         synthetic_orders(orders, duplicates, seed)
         self._orders, self._duplicates, self._seed = orders, duplicates, seed
 
+    def __str__(self) -> str:
+        orders, duplicates = (
+            f"{self._orders:,} synthetic orders",
+            f"{self._duplicates:,} duplicates",
+        )
+        return f"{orders} and {duplicates}, seed {self._seed}"
+
     def __len__(self) -> int:
         return self._orders + self._duplicates
 

@@ -20,8 +20,9 @@ for _, reply in ipairs(groups) do
   local group = {}
   for i = 1, #reply, 2 do group[reply[i]] = reply[i + 1] end
   local unsettled = group['last-delivered-id']
-  if group.pending > 0 then
-    unsettled = redis.call('XPENDING', KEYS[1], group.name)[2]
+  if group.pending > 0 then  -- a group that was set back has yet to read what is before its pending ones
+    local oldest = redis.call('XPENDING', KEYS[1], group.name)[2]
+    if before(oldest, unsettled) then unsettled = oldest end
   end
   if before(unsettled, keep) then keep = unsettled end
 end

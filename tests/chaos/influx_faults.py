@@ -26,6 +26,13 @@ async def stopped(influx: InfluxServer, _front: InfluxFront, chance: Random) -> 
     await to_thread.run_sync(influx.start)
 
 
+async def away(for_s: float, influx: InfluxServer, _front: InfluxFront, _chance: Random) -> None:
+    """Stopped for long: points are owed, and orders go on."""
+    await to_thread.run_sync(influx.stop)
+    await anyio.sleep(for_s)
+    await to_thread.run_sync(influx.start)
+
+
 async def hung(influx: InfluxServer, _front: InfluxFront, chance: Random) -> None:
     """Accepts connections and answers nothing, then stores what it was sent meanwhile."""
     influx.pause()
@@ -42,9 +49,12 @@ async def answering(
     front.answer = passing
 
 
-INFLUX_FAULTS: Mapping[str, Fault] = {
-    "killed": killed,
-    "stopped": stopped,
-    "hung": hung,
-    **{name: partial(answering, answer) for name, answer in TROUBLES.items()},
-}
+def influx_faults(away_s: float) -> Mapping[str, Fault]:
+    """All of them by name. :param away_s: how long the longest outage takes"""
+    return {
+        "killed": killed,
+        "stopped": stopped,
+        f"away for {away_s:.0f} s": partial(away, away_s),
+        "hung": hung,
+        **{name: partial(answering, answer) for name, answer in TROUBLES.items()},
+    }

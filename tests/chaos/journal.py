@@ -54,6 +54,7 @@ class Journal:
         self._sent: dict[str, Sent] = {}
         self.seen: set[str] = set()  #: ids that the watcher saw acknowledged and on record
         self.last_forgotten = "0-0"  #: the last id sent before Redis lost what it had
+        self.forgotten: set[str] = set()  #: ids that Redis lost, not seen acknowledged until then
 
     def __len__(self) -> int:
         return len(self._sent)
@@ -75,10 +76,9 @@ class Journal:
     def missing(self, stream_ids: Collection[str]) -> list[str]:
         """Ids that must be on record, given what a stream still holds. Time has passed from here on."""
         self.last_forgotten = max(self._sent, key=_key, default="0-0")
-        there = frozenset(stream_ids) | self.seen
-        return [
-            i for i, sent in self._sent.items() if sent.sure and not sent.lost and i not in there
-        ]
+        gone = self._sent.keys() - frozenset(stream_ids) - self.seen
+        self.forgotten |= gone
+        return [i for i, sent in self._sent.items() if i in gone and sent.sure and not sent.lost]
 
     def lose(self, ids: Iterable[str]) -> list[Mapping[str, str]]:
         """Note that Redis forgot entries that it had taken; gives what is to be sent again."""

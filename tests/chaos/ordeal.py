@@ -19,7 +19,7 @@ import pytest
 from anyio import to_thread
 
 from tests.chaos.crew import Crew
-from tests.chaos.influx_faults import INFLUX_FAULTS
+from tests.chaos.influx_faults import influx_faults
 from tests.chaos.journal import Journal, Load
 from tests.chaos.postgres_faults import POSTGRES_FAULTS
 from tests.chaos.redis_faults import CLAIMS_FAULTS, REDIS_FAULTS
@@ -33,8 +33,9 @@ WORKERS = 3
 RATE = 150.0  #: orders a second, about, while everything works
 SETTLE_S_MAX = 120.0  #: seconds until all is settled once the faults are over
 TAKEOVER_S = 3.1  #: of impatient workers
+AWAY_S_MAX = 120.0  #: InfluxDB's longest outage, and in shorter runs a seventh of the run
 BREATH_S = (0.3, 2.0)  #: between two faults of a server
-KILLS_EVERY_S = (0.2, 0.9)  #: between two faults of workers
+KILLS_EVERY_S = (0.1, 0.7)  #: between two faults of workers
 
 Step = Callable[[], Awaitable[None]]
 
@@ -47,6 +48,24 @@ def seed_of_run() -> int:
 def chance_of(seed: int, what: str) -> Random:
     """Chance for one of the things that go on at once: each its own, or they would depend on their order."""
     return Random(f"{seed} {what}")  # noqa: S311 - to be repeated
+
+
+@dataclass(frozen=True, slots=True)
+class Length:
+    """How long a run is: so many seconds, and on a busy machine up to half as long again for the kills."""
+
+    seconds: float
+    kills_min: int = 0
+
+    def over(self, elapsed_s: float, kills: int) -> bool:
+        """Whether it is over."""
+        enough = kills >= self.kills_min or elapsed_s >= 1.5 * self.seconds
+        return elapsed_s >= self.seconds and enough
+
+    @property
+    def away_s(self) -> float:
+        """InfluxDB's longest outage."""
+        return min(AWAY_S_MAX, self.seconds / 7)
 
 
 @dataclass(slots=True)
@@ -74,15 +93,14 @@ async def ordeal_reported(
     disk: Path | None,
     workers: Workers,
     capsys: pytest.CaptureFixture[str],
-    *,
-    duration_s: float,
+    length: Length,
 ) -> Report:
-    """Run for so long and print what was done; the seed, too, where it fails."""
-    seed = seed_of_run()
+    """Run and print what was done, where it fails, too."""
+    report = Report(seed_of_run())
     try:
-        report = await ordeal(servers, disk, workers, seed=seed, duration_s=duration_s)
+        await ordeal(servers, disk, workers, report, length)
     except BaseException as error:
-        error.add_note(f"ORDERGATE_CHAOS_SEED={seed}")
+        error.add_note(str(report))
         raise
     with capsys.disabled():
         print(f"\n{report}")
@@ -90,13 +108,14 @@ async def ordeal_reported(
 
 
 async def ordeal(
-    servers: Servers, disk: Path | None, workers: Workers, *, seed: int, duration_s: float
-) -> Report:
-    """Run for so long, let everything settle, and check all that must hold.
+    servers: Servers, disk: Path | None, workers: Workers, report: Report, length: Length
+) -> None:
+    """Run, let everything settle, and check all that must hold.
 
+    :param report: filled in
     :raises AssertionError: something does not hold
     """
-    report = Report(seed)
+    seed = report.seed
     journal = Journal()
     load_of = partial(Load, journal=journal, chance=chance_of(seed, "load"), rate=RATE)
     async with scene(servers, disk, journal, load_of) as stage:
@@ -106,15 +125,14 @@ async def ordeal(
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(watcher.run, name="watcher")
             async with _loaded(stage.load):
-                await _faults(stage, crew, report, duration_s)
+                await _faults(stage, crew, report, length)
             await settled(stage.place, within_s=SETTLE_S_MAX)
             crew.check()
             await crew.stop_all()
             tasks.cancel_scope.cancel()
         tally = await _check(stage)
         report.losses = crew.losses()
-        report.figures = _figures(stage, watcher, crew, tally)
-    return report
+        report.figures = await _figures(stage, watcher, crew, tally)
 
 
 @asynccontextmanager
@@ -126,22 +144,26 @@ async def _loaded(load: Load) -> AsyncGenerator[None]:
         load.end()
 
 
-async def _faults(stage: Scene, crew: Crew, report: Report, duration_s: float) -> None:
-    ends_at = anyio.current_time() + duration_s
+async def _faults(stage: Scene, crew: Crew, report: Report, length: Length) -> None:
+    began_at = anyio.current_time()
+
+    def over() -> bool:
+        kills = report.faults["worker: SIGKILL"]
+        return length.over(anyio.current_time() - began_at, kills)
 
     async def inflict(faults: Mapping[str, Step], breath_s: tuple[float, float], who: str) -> None:
         chance = chance_of(report.seed, who)
         for name in _deck(list(faults), chance):
-            if anyio.current_time() >= ends_at:
+            if over():
                 return
             report.faults[f"{who}: {name}"] += 1
             await faults[name]()
             await anyio.sleep(chance.uniform(*breath_s))
 
     async with anyio.create_task_group() as tasks:
-        for who, faults in _server_faults(stage, report).items():
+        for who, faults in _server_faults(stage, report, length).items():
             tasks.start_soon(inflict, faults, BREATH_S, who, name=who)
-        tasks.start_soon(_trouble_workers, crew, report, ends_at, name="workers")
+        tasks.start_soon(_trouble_workers, crew, report, over, name="workers")
 
 
 def _deck(names: list[str], chance: Random) -> Iterator[str]:
@@ -150,7 +172,7 @@ def _deck(names: list[str], chance: Random) -> Iterator[str]:
         yield from chance.sample(names, len(names))
 
 
-def _server_faults(stage: Scene, report: Report) -> dict[str, dict[str, Step]]:
+def _server_faults(stage: Scene, report: Report, length: Length) -> dict[str, dict[str, Step]]:
     """The faults of each server, by its name."""
     postgres = dict(POSTGRES_FAULTS)
     if stage.disk is None:
@@ -169,15 +191,15 @@ def _server_faults(stage: Scene, report: Report) -> dict[str, dict[str, Step]]:
         "redis": of("redis", REDIS_FAULTS, stage, stage.redis),
         "claims": of("claims", CLAIMS_FAULTS, stage, stage.elsewhere),
         "postgres": of("postgres", postgres, stage),
-        "influxdb": of("influxdb", INFLUX_FAULTS, stage.influx, stage.front),
+        "influxdb": of("influxdb", influx_faults(length.away_s), stage.influx, stage.front),
     }
 
 
-async def _trouble_workers(crew: Crew, report: Report, ends_at: float) -> None:
+async def _trouble_workers(crew: Crew, report: Report, over: Callable[[], bool]) -> None:
     """SIGKILL most of the time; SIGSTOP and SIGTERM now and then, beside the next ones."""
     chance = chance_of(report.seed, "workers")
     async with anyio.create_task_group() as tasks:
-        while anyio.current_time() < ends_at:
+        while not over():
             crew.check()
             kind = chance.random()
             if kind < 0.05:
@@ -203,17 +225,25 @@ async def _check(stage: Scene) -> Tally:
     await to_thread.run_sync(stage.influx.start)
     found = {row["entry_id"] for row in await place.fetch("SELECT entry_id FROM outcomes")}
     return await check_entries(
-        place, journal.entries(found), letters_lost_to=journal.last_forgotten
+        place,
+        journal.entries(found),
+        letters_lost_to=journal.last_forgotten,
+        points_unsure=journal.forgotten,
     )
 
 
-def _figures(stage: Scene, watcher: Watcher, crew: Crew, tally: Tally) -> dict[str, object]:
+async def _figures(stage: Scene, watcher: Watcher, crew: Crew, tally: Tally) -> dict[str, object]:
+    points = len(await stage.place.points())
     return {
         "XADDs in the journal": len(stage.journal),
         "of them with a lost reply": stage.journal.unsure,
         "lost by Redis before they were read, and sent again": stage.journal.lost,
+        "lost by Redis before they were seen acknowledged": len(stage.journal.forgotten),
         "on record": tally,
+        "of them without a point": sum(tally) - points,
         "through batches": dict(crew.tally()),
+        "warnings and errors": dict(crew.alarms()),
+        "claims evicted": stage.evicted,
         "answers to writes of points": dict(stage.front.statuses),
         "workers killed at work": crew.killed_at_work,
         "looks of the watcher": watcher.looks,

@@ -96,7 +96,7 @@ async def full(_scene: Scene, redis: RedisServer, chance: Random) -> None:
         await ask(client, "CONFIG", "SET", "maxmemory", "0")
 
 
-async def evicting(_scene: Scene, redis: RedisServer, chance: Random) -> None:
+async def evicting(scene: Scene, redis: RedisServer, chance: Random) -> None:
     """Drops claims to make room, as a Redis with an eviction policy does."""
     async with admin(redis) as client:
         await ask(client, "CONFIG", "SET", "maxmemory-policy", "allkeys-random")
@@ -104,6 +104,8 @@ async def evicting(_scene: Scene, redis: RedisServer, chance: Random) -> None:
         await anyio.sleep(chance.uniform(0.5, 3))
         await ask(client, "CONFIG", "SET", "maxmemory", "0")
         await ask(client, "CONFIG", "SET", "maxmemory-policy", "noeviction")
+        scene.evicted += (await client.info("stats"))["evicted_keys"]
+        await ask(client, "CONFIG", "RESETSTAT")
 
 
 async def without_scripts(_scene: Scene, redis: RedisServer, _chance: Random) -> None:

@@ -15,8 +15,8 @@ from unittest.mock import patch
 import anyio
 from anyio import to_thread
 
+from tests.chaos.mixed_batch import EARLIER, EXPECTED, MIXED, T0, TIMES, WINDOW_MS
 from tests.chaos.proxy import Direction, Proxy
-from tests.chaos.test_crash_points import EARLIER, EXPECTED, MIXED, T0, TIMES, WINDOW_MS
 from tests.isolation import Place, isolated
 from tests.record import check, claim_key, is_settled
 from tests.servers import Servers
@@ -168,11 +168,11 @@ async def _is_done(place: Place) -> bool:
 async def lanes(servers: Servers, count: int = LANES) -> AsyncGenerator[list[Lane]]:
     """So many lanes."""
     async with AsyncExitStack() as stack:
-        stack.enter_context(_no_certificates())
+        stack.enter_context(no_certificates())
         yield [await stack.enter_async_context(Lane.opened(servers)) for _ in range(count)]
 
 
-def _no_certificates() -> AbstractContextManager[object]:
+def no_certificates() -> AbstractContextManager[object]:
     """InfluxDB's client loads all the system's at its start, for http:// too: half the time of a round."""
     return patch.dict(os.environ, SSL_CERT_FILE=os.devnull, SSL_CERT_DIR=os.devnull)
 

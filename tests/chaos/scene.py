@@ -17,7 +17,7 @@ from tests.servers import Servers
 from tests.workers import impatient
 from worker.embedded import PostgresServer, RedisServer
 
-DISK = "192m"  #: the small file system; a run writes less
+DISK = "320m"  #: the small file system; a run writes less
 REDIS = {"auto-aof-rewrite-percentage": "0", "lua-time-limit": "100"}
 
 
@@ -27,6 +27,7 @@ class Scene:
 
     :ivar elsewhere: a second Redis, with the claims of every other worker
     :ivar disk: the file system of Postgres' tables, if a small one could be had
+    :ivar evicted: how many claims were evicted
     """
 
     redis: RedisServer
@@ -38,6 +39,7 @@ class Scene:
     disk: Path | None
     journal: Journal
     load: Load
+    evicted: int = 0
 
     def place_of(self, number: int) -> Place:
         """Where the worker of that number works: every other one has its claims elsewhere."""

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.ordeal import ordeal_reported
+from tests.chaos.ordeal import Length, ordeal_reported
 from tests.servers import Servers
 from tests.workers import Workers
 
 pytestmark = pytest.mark.anyio
 
-DURATION_S = 40.0
+LENGTH = Length(seconds=40)
 
 
 async def test_a_minute_of_kills_and_faults_loses_nothing_and_doubles_nothing(
@@ -19,4 +19,4 @@ async def test_a_minute_of_kills_and_faults_loses_nothing_and_doubles_nothing(
     workers: Workers,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    await ordeal_reported(own_servers, small_disk, workers, capsys, duration_s=DURATION_S)
+    await ordeal_reported(own_servers, small_disk, workers, capsys, LENGTH)

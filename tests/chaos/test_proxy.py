@@ -206,7 +206,6 @@ async def test_requests_are_cut_after_any_byte_of_all_that_were_sent(after: int)
                 await stream.send(LINE)
                 await answered(stream)
             assert proxy.has_cut
-            assert server.heard[:after] == (LINE * 2)[:after]
             other = first if after > len(LINE) else second
             await other.send(LINE)
             assert await answered(other) == ANSWER

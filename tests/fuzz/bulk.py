@@ -1,10 +1,14 @@
-"""Many entries made by chance and judged: `python -m tests.fuzz.bulk [COUNT [SEED]]`, on every core."""
+"""Many entries made by chance and judged: `python -m tests.fuzz.bulk [COUNT [SEED]]`, on every core.
+
+What fails is repeated by its seed and its number alone: each chunk begins anew.
+"""
 
 import json
 import os
 import random
 import sys
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from time import perf_counter
@@ -14,9 +18,9 @@ from tests.fuzz import corpus
 from tests.fuzz.judge import Judge, check_memory, size_of
 from tests.fuzz.mutator import mutated
 
-CHUNK = (
-    10_000  #: entries that follow from one seed, and whose contents are compared with one another
-)
+#: Entries that follow from one seed, and whose contents are compared with one another.
+CHUNK = 10_000
+TELL_EVERY_S = 30
 MEMORY_EVERY = 100  #: of how many entries the memory of one is measured; of large ones always
 LARGE_BYTES = 4_096
 
@@ -56,19 +60,41 @@ def judge_chunk(seed: int, number: int, count: int) -> tuple[Counter[str], float
     return judge.verdicts, judge.longest_s, largest
 
 
-def run(count: int, seed: int | None = None, *, processes: int | None = None) -> Run:
-    """Judge so many entries, from a seed of its own if none is given."""
+def run(
+    count: int, seed: int | None = None, tell: Callable[[str], object] = lambda _line: None
+) -> Run:
+    """Judge so many entries, from a seed of its own if none is given.
+
+    :param tell: called with a line about how far it is, now and then
+    """
     seed = random.SystemRandom().randrange(10**9) if seed is None else seed
-    begun = perf_counter()
+    begun = told = perf_counter()
     sizes = [min(CHUNK, count - first) for first in range(0, count, CHUNK)]
-    with ProcessPoolExecutor(processes or os.cpu_count()) as pool:
-        found = list(pool.map(partial(judge_chunk, seed), range(len(sizes)), sizes))
-    verdicts = sum((chunk[0] for chunk in found), Counter[str]())
-    longest_s, largest = max(chunk[1] for chunk in found), max(chunk[2] for chunk in found)
-    return Run(seed, count, verdicts, longest_s, largest, perf_counter() - begun)
+    so_far = Run(seed, 0, Counter(), 0, 0, 0)
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        chunks = pool.map(partial(judge_chunk, seed), range(len(sizes)), sizes)
+        for verdicts, longest_s, largest in chunks:
+            now = perf_counter()
+            so_far = Run(
+                seed,
+                so_far.inputs + verdicts.total(),
+                so_far.verdicts + verdicts,
+                max(so_far.longest_s, longest_s),
+                max(so_far.largest, largest),
+                now - begun,
+            )
+            if now - told > TELL_EVERY_S:
+                told = now
+                tell(str(so_far))
+    return so_far
+
+
+def main() -> None:
+    """The command line."""
+    judged = run(*map(int, sys.argv[1:3]), tell=partial(print, flush=True))
+    print(judged)
+    print(*(f"  {n:10,}  {code}" for code, n in judged.verdicts.most_common()), sep="\n")
 
 
 if __name__ == "__main__":
-    judged = run(*map(int, sys.argv[1:]))
-    print(judged)
-    print(*(f"  {n:10,}  {code}" for code, n in judged.verdicts.most_common()), sep="\n")
+    main()

@@ -5,6 +5,7 @@ Everything follows from the `Random` it is given.
 """
 
 import json
+import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from random import Random
@@ -216,6 +217,7 @@ WORDS = {
     "price": DECIMALS,
     "stop_price": DECIMALS,
 }
+SURROGATE = re.compile("[\ud800-\udfff]")
 CHARACTERS = ' "\\,={}[]:0123456789.eE+-éß\u0301\U0001f4c8'
 INFLATED_BYTES = 65_600  #: a little more than an entry may hold
 
@@ -254,9 +256,25 @@ def valid(chance: Random) -> Fields:
     if chance.random() < 0.3:
         order[chance.choice(["note", "é", "e\u0301", "ts"])] = chance.choice(TEXTS)
     pairs = list(order.items())
-    chance.shuffle(pairs)
+    if chance.random() < 0.2:  # mostly not: a producer keeps to one order
+        chance.shuffle(pairs)
     fields = [word for pair in pairs for word in pair]
     return as_payload(chance, fields) if chance.random() < 0.4 else fields
+
+
+def attacks() -> list[Fields]:
+    """Each text in each place where one may stand, in an order that is right otherwise."""
+    base = {"order_id": "A-1", "symbol": "A", "side": "buy", "type": "market", "quantity": "1"}
+    places = [name for name in base if name != "quantity"]
+    flat = [{**base, place: text} for place in (*places, "account", "note") for text in TEXTS]
+    named = [{**base, text: "x"} for text in TEXTS]
+    entries = [[word for pair in order.items() for word in pair] for order in (*flat, *named)]
+    chance = Random(0)  # noqa: S311 - for how they are written only
+    return entries + [as_payload(chance, fields) for fields in entries if _is_utf8(fields)]
+
+
+def _is_utf8(fields: Fields) -> bool:
+    return SURROGATE.search("".join(fields)) is None
 
 
 def _cased(chance: Random, text: str) -> str:
@@ -451,11 +469,7 @@ def edited(chance: Random, text: str, tokens: Sequence[str]) -> str:
         case 4:
             return _nfd(text)
         case _:
-            return (
-                text[:at]
-                + chance.choice(' "\\,={}[]:0123456789.eE+-éß\u0301\U0001f4c8')
-                + text[end:]
-            )
+            return text[:at] + chance.choice(CHARACTERS) + text[end:]
 
 
 def inflated(chance: Random, fields: Fields) -> Fields:

@@ -6,6 +6,7 @@ Shares no line with the worker; what is flat it leaves to `scripts.replay.refere
 import json
 import unicodedata
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from decimal import Decimal
 from typing import NoReturn, cast
 
@@ -36,6 +37,58 @@ def content_of_entry(words: Sequence[str]) -> Content | None:
         return None
 
 
+def row_of_entry(words: Sequence[str]) -> dict[str, object] | None:
+    """The columns of `orders` that the entry is meant to have; None where it is no order."""
+    if content_of_entry(words) is None:
+        return None
+    fields: dict[str, object] = dict(zip(words[::2], words[1::2], strict=True))
+    if list(fields) == ["payload"]:
+        fields = cast("dict[str, object]", as_sent(words[1]))
+    given = {name: str(fields[name]) for name in fields.keys() & MODEL if fields[name]}
+    extra = {name: fields[name] for name in fields.keys() - MODEL}
+    expires = given.get("expire_time")
+    return {
+        **{name: given.get(name) for name in ("order_id", "account", "symbol")},
+        **{name: given[name].lower() for name in ("side", "type")},
+        **{name: plain(given.get(name)) for name in DECIMALS},
+        "time_in_force": given.get("time_in_force", "gtc").lower(),
+        "expire_at": expires and datetime.fromisoformat(expires.upper()),
+        "extra": comparable(extra) if extra else None,
+    }
+
+
+def plain(number: str | Decimal | None) -> str | None:
+    """A decimal with all the digits that it has. Postgres knows no zero below zero."""
+    if number is None:
+        return None
+    return f"{Decimal(number):f}".removeprefix("-" if not Decimal(number) else "")
+
+
+def as_sent(text: str) -> object:
+    """Decoded JSON, its numbers as they are written. :raises ValueError: a name twice, or no number"""
+    return json.loads(
+        text,
+        object_pairs_hook=_members,
+        parse_int=Number,
+        parse_float=Number,
+        parse_constant=_no_number,
+    )
+
+
+def comparable(value: object) -> object:
+    """Decoded JSON as something that is equal for equal values, and only for these."""
+    match value:
+        case Number():
+            return "number", Decimal(value)
+        case list():
+            return [comparable(item) for item in cast("list[object]", value)]
+        case dict():
+            pairs = cast("dict[str, object]", value).items()
+            return {name: comparable(item) for name, item in pairs}
+        case _:
+            return type(value), value
+
+
 def _of_flat(fields: dict[str, str]) -> Content:
     content_of(fields, ENVELOPE)  # for its checks of the fields that are not of the model
     return _content(fields, {name: fields[name] for name in fields.keys() - MODEL})
@@ -44,13 +97,7 @@ def _of_flat(fields: dict[str, str]) -> Content:
 def _of_payload(text: str) -> Content:
     _require(len(text.encode()) + len("payload") <= BYTES_MAX)
     _require(_has_no_controls(text.translate({9: " ", 10: " ", 13: " "})))
-    found: object = json.loads(
-        text,
-        object_pairs_hook=_members,
-        parse_int=Number,
-        parse_float=Number,
-        parse_constant=_no_number,
-    )
+    found = as_sent(text)
     _require(isinstance(found, dict))
     members = cast("dict[str, object]", found)
     _require(len(members) <= MEMBERS_MAX)

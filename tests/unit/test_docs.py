@@ -21,7 +21,7 @@ LOGGED_EVENT = re.compile(r'"event": ?"([^"]+)"')
 VARIABLE = re.compile(r"\b(?:(?:WORKER|REDIS|DATABASE|INFLUXDB)_[A-Z][A-Z_]*|[A-Z][A-Z_]*_URL)\b")
 
 #: Quoted words with a dot that are files, not events.
-FILE = re.compile(r"\w+\.(conf|csv|env|json|lock|log|lp|lua|md|pml|py|sql|toml|yaml)")
+FILE = re.compile(r"\w+\.(conf|csv|env|html|json|lock|log|lp|lua|md|pml|py|sql|toml|yaml)")
 
 
 @pytest.fixture(params=PAGES, ids=str)

@@ -162,6 +162,12 @@ def test_so_does_one_with_long_text(text: str) -> None:
     assert memory_of(fields) <= 20 * 65_000
 
 
+@pytest.mark.parametrize("text", ['\udcff"', '中"', '"', '"é":', '"",', ",", "]", '"\\'])
+def test_so_does_one_that_is_no_json(text: str) -> None:
+    fields = ["payload", text * (65_000 // len(text.encode(errors="surrogateescape")))]
+    assert memory_of(fields) <= 20 * 65_000
+
+
 def memory_of(fields: list[str]) -> int:
     """The most bytes held at once while the entry is parsed."""
     tracemalloc.start()

@@ -176,6 +176,18 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> Non
     assert len(_orders(_file(tmp_path, "day.csv", "\ufeff" + ROWS), {"order_id": "id"})) == 3
 
 
+def test_a_limit_sends_the_first_orders_and_reads_no_further(tmp_path: Path) -> None:
+    path = _file(tmp_path, "day.csv", ROWS + "10,too few cells")
+    file = OrderFile(path, {"order_id": "id"}, (), timed=True, limit=2)
+    assert (len(file), str(file)) == (2, "day.csv, its first 2 orders")
+    assert [item.order["order_id"] for item in file] == ["7", "8"]
+
+
+def test_a_limit_beyond_the_end_is_none(tmp_path: Path) -> None:
+    path = _file(tmp_path, "day.csv", ROWS)
+    assert len(OrderFile(path, {"order_id": "id"}, (), timed=True, limit=99)) == 3
+
+
 def test_a_file_can_be_read_again_and_knows_its_length(tmp_path: Path) -> None:
     file = OrderFile(_file(tmp_path, "day.csv", ROWS), {"order_id": "id"}, (), timed=True)
     assert len(file) == 3

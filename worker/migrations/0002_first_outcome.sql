@@ -54,7 +54,7 @@ DROP FUNCTION record_outcomes(text, interval, order_entry[], rejected_entry[], b
 -- Two workers lock in the same order: the stream, the orders nobody has, sorted by content, then next
 -- generations, sorted by content. Every statement sees what others committed before it (READ COMMITTED), so
 -- an order that lost the insert finds the row it lost to. The tables are always probed row by row through
--- an index (subqueries with LIMIT, no sequential scans): plans are cached while the tables are still small.
+-- an index (subqueries that stay subqueries, no sequential scans): plans are cached while the tables are small.
 CREATE FUNCTION record_outcomes(
     p_stream text, p_window interval, p_orders order_entry[], p_rejections rejected_entry[],
     p_owe_points boolean, p_read_after timestamptz,
@@ -160,10 +160,10 @@ BEGIN
             SELECT p_stream, e.entry_id, entry_instant(e.entry_ms), e.code, e.reason, e.order_id,
                 e.symbol, e.fields, v_now
             FROM unnest(p_rejections) e
-            WHERE NOT EXISTS (SELECT FROM orders o
-                    WHERE o.stream = p_stream AND o.entry_id = e.entry_id)
-                AND NOT EXISTS (SELECT FROM duplicates d
-                    WHERE d.stream = p_stream AND d.entry_id = e.entry_id)
+            WHERE (SELECT 1 FROM orders o
+                    WHERE o.stream = p_stream AND o.entry_id = e.entry_id LIMIT 1) IS NULL
+                AND (SELECT 1 FROM duplicates d
+                    WHERE d.stream = p_stream AND d.entry_id = e.entry_id) IS NULL
             ON CONFLICT (stream, entry_id) DO NOTHING
             RETURNING entry_id
         ) SELECT coalesce(array_agg(i.entry_id), '{}') INTO v_rejected FROM inserted i;
@@ -172,8 +172,8 @@ BEGIN
             e.entry_id NOT IN (SELECT unnest(v_rejected)), NULL, NULL)::recorded_entry), '{}')
         INTO others
         FROM unnest(p_rejections) e
-        WHERE EXISTS (SELECT FROM rejections r
-            WHERE r.stream = p_stream AND r.entry_id = e.entry_id AND r.code = e.code);
+        WHERE (SELECT r.code FROM rejections r
+            WHERE r.stream = p_stream AND r.entry_id = e.entry_id) = e.code;
     END IF;
 
     others := others || ARRAY(

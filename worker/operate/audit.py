@@ -24,7 +24,7 @@ import msgspec
 from streams.connection import call
 from streams.entry import EntryId
 from streams.look import StreamState, entries_between, last_delivered, pending_ids, stream_state
-from worker.errors import BadUsage, InfluxUnavailable, NoAnswer
+from worker.errors import BadUsage, NoAnswer
 from worker.ledger import queries
 from worker.operate.audit_report import Report
 from worker.operate.command import (
@@ -32,9 +32,9 @@ from worker.operate.command import (
     instant,
     moment_ms,
     now_ms,
-    redis_told,
     run,
     schema_checked,
+    servers_told,
     streams_of,
 )
 from worker.operate.output import print_json, printable
@@ -139,7 +139,7 @@ class Audit:
         async with self._rows() as rows:
             await self._entries(merged(self._ids(state), pending, rows), state)
         try:
-            with redis_told():
+            with servers_told():
                 await self._claims()
         except NoAnswer as error:
             self.report.unchecked["claims"] = str(error)
@@ -224,8 +224,9 @@ class Audit:
         self.report.read -= len(lacking) - len(missing)  # recorded just now: the next audit's
         if "points" not in self.report.unchecked:
             try:
-                await self._points(chunk, last=last)
-            except InfluxUnavailable as error:
+                with servers_told():
+                    await self._points(chunk, last=last)
+            except NoAnswer as error:
                 self.report.unchecked["points"] = str(error)
 
     async def _without_outcome(self, entry_ids: Sequence[str]) -> list[str]:

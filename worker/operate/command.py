@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,13 +14,18 @@ from redis.exceptions import ResponseError
 
 from streams.connection import GroupLost, RedisUnavailable, connect
 from worker import settings
-from worker.errors import BadUsage, NoAnswer
+from worker.errors import BadUsage, InfluxUnavailable, NoAnswer, PostgresUnavailable
 from worker.ledger import Ledger
 from worker.migrate import check_schema
 from worker.operate.point_reader import PointReader, reader_of
 from worker.run import in_loop, ledger_of
 from worker.settings import Settings, duration_ms, stream_names
 
+NAMES: Mapping[type[Exception], str] = {
+    RedisUnavailable: "Redis",
+    PostgresUnavailable: "Postgres",
+    InfluxUnavailable: "InfluxDB",
+}
 UNITS = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1_000, "s"), (1, "ms"))
 
 
@@ -48,7 +53,7 @@ def run(command: Callable[[Servers], Awaitable[int]]) -> int:
             codes.append(await command(servers))
 
     try:
-        with redis_told():
+        with servers_told():
             in_loop(main)
         sys.stdout.flush()
     except BrokenPipeError:  # `… | head` has seen enough
@@ -72,12 +77,13 @@ async def servers_of(chosen: Settings) -> AsyncGenerator[Servers]:
 
 
 @contextmanager
-def redis_told() -> Generator[None]:
-    """Raise `NoAnswer` for whatever Redis may say. Nobody waits here until it passes."""
+def servers_told() -> Generator[None]:
+    """Raise `NoAnswer`, which names the server, for whatever it may say. Nobody waits until it passes."""
     try:
         yield
-    except RedisUnavailable as error:
-        raise NoAnswer(f"Redis does not answer: {error}") from error
+    except (RedisUnavailable, PostgresUnavailable, InfluxUnavailable) as error:
+        does = "refuses" if error.answered else "does not answer"
+        raise NoAnswer(f"{NAMES[type(error)]} {does}: {error}") from error
     except (ResponseError, GroupLost) as error:
         raise NoAnswer(f"Redis refuses: {error}") from error
 
@@ -89,6 +95,8 @@ async def schema_checked(servers: Servers) -> None:
 
 def streams_of(chosen: Settings, named: Sequence[str]) -> tuple[str, ...]:
     """The streams a command is about: those named, else those the worker reads."""
+    if "" in named:
+        raise BadUsage("--stream must not be empty")
     try:
         return stream_names(tuple(dict.fromkeys(named))) or chosen.streams
     except ValueError as error:

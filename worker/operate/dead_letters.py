@@ -27,6 +27,7 @@ from worker.order import Malformed, Order, parse
 SQL = queries("operate")
 SHOWN_MAX = 400  #: characters of a value that `show` prints
 REMOVED_AT_ONCE = 1000
+NONE_CHOSEN = "No dead letters of that choice."
 
 
 def run_dead_letters(options: argparse.Namespace) -> int:
@@ -129,7 +130,7 @@ async def _list(servers: Servers, options: argparse.Namespace) -> int:
     if options.json:
         print_json(told)
     elif not told:
-        print_line(f"No dead letters{'' if choice.is_all else ' of that choice'}.")
+        print_line("No dead letters." if choice.is_all else NONE_CHOSEN)
     else:
         headings = ("entry", "stream", "set aside", "code", "symbol", "order id", "sent again as")
         print_table(headings, [_row(item) for item in told])
@@ -139,9 +140,10 @@ async def _list(servers: Servers, options: argparse.Namespace) -> int:
 
 
 async def _show(servers: Servers, options: argparse.Namespace) -> int:
-    missing = False
+    seen, missing = 0, False
     documents: list[Told] = []
     async for chosen in _chosen(servers, _choice(servers, options, careful=True)):
+        seen += 1
         if chosen.letter is None:
             missing = True
             print(f"ordergate: entry {chosen.entry_id} has no dead letter", file=sys.stderr)
@@ -153,6 +155,8 @@ async def _show(servers: Servers, options: argparse.Namespace) -> int:
                 _print_letter(documents.pop())
     if options.json:
         print_json(documents)
+    elif not (seen or options.raw):
+        print_line(NONE_CHOSEN)
     return 1 if missing else 0
 
 
@@ -247,7 +251,7 @@ async def _replay(servers: Servers, options: argparse.Namespace) -> int:
     if options.json:
         print_json(documents)
     elif not count:
-        print_line("No dead letters of that choice.")
+        print_line(NONE_CHOSEN)
     return 1 if choice.ids and left and not options.dry_run else 0
 
 

@@ -23,22 +23,16 @@ from streams.look import (
     pending_ids,
     stream_state,
 )
-from worker.errors import (
-    BadUsage,
-    InfluxUnavailable,
-    NoAnswer,
-    PostgresRefused,
-    PostgresUnavailable,
-)
+from worker.errors import BadUsage, NoAnswer, PostgresRefused
 from worker.ledger import queries
 from worker.operate.command import (
     Servers,
     human,
     instant,
     now_ms,
-    redis_told,
     run,
     schema_checked,
+    servers_told,
     streams_of,
 )
 from worker.operate.dead_letters import changed
@@ -176,9 +170,9 @@ class _Look:
         if server in self.found.unanswered:
             return None
         try:
-            with redis_told():
+            with servers_told():
                 return await question()
-        except (NoAnswer, PostgresUnavailable, PostgresRefused, InfluxUnavailable) as error:
+        except (NoAnswer, PostgresRefused) as error:
             self.found.unanswered[server] = str(error)
             return None
 
@@ -533,10 +527,7 @@ def _print(found: Answer) -> None:
             ("claim", _claim(found)),
             ("point", printable(found.point or "", 500)),
             ("replay", "\n".join(found.replays)),
-            *(
-                (name, f"does not answer: {printable(text, 300)}")
-                for name, text in found.unanswered.items()
-            ),
+            *((name, printable(text, 300)) for name, text in found.unanswered.items()),
         ]
     )
     _print_listed("content", found.same_content, found.same_content_count)

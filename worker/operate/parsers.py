@@ -32,9 +32,30 @@ Reads Redis, Postgres and InfluxDB, of a stream or a range of time, while worker
 Exit code 0: balanced; 1: differences, or a server does not answer; 2: wrong usage.
 """
 
+CHECK = """\
+Look once at everything that orders depend on: settings, servers, rights, schema, streams, workers.
+
+Each line is ok, warn or fail, with what to do, and the command that mends. Writes one point of measurement
+worker_check to InfluxDB, to prove that it takes points; changes nothing else.
+
+Exit code 0: nothing fails; 1: something does; 2: wrong usage or settings.
+"""
+
+STATUS = """\
+Say how far each stream is: what waits, what is pending and with whom, rates, outcomes, points, dead letters.
+
+Exit code 0; 1: a server does not answer, the rest is told; 2: wrong usage. With --watch 0, after Ctrl-C.
+"""
+
 
 def add_commands(add: Add) -> None:
-    """Add `explain`, `dead-letters` and `audit`."""
+    """Add the commands of operators."""
+    _command(add, "check", "look at everything orders depend on", CHECK).set_defaults(run=_check)
+    status = _command(add, "status", "say how far each stream is, and how fast", STATUS)
+    status.add_argument(
+        "--watch", nargs="?", const="1s", metavar="EVERY", help="go on, live, every 1s or so often"
+    )
+    status.set_defaults(run=_status)
     _add_explain(add)
     _add_dead_letters(add)
     _add_audit(add)
@@ -179,6 +200,18 @@ def _add_audit(add: Add) -> None:
         help="note missing points as owed; correct or remove claims that contradict Postgres",
     )
     parser.set_defaults(run=_audit)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from worker.operate.check import run_check  # noqa: PLC0415
+
+    return run_check(options)
+
+
+def _status(options: argparse.Namespace) -> int:
+    from worker.operate.status import run_status  # noqa: PLC0415
+
+    return run_status(options)
 
 
 def _explain(options: argparse.Namespace) -> int:

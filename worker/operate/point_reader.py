@@ -98,7 +98,7 @@ class InfluxPoints:
         answer = await self._ask(statement)
         result = answer.results[0] if answer.results else _Result(error="no result")
         if error := answer.error or result.error:
-            raise InfluxUnavailable(f"InfluxDB refuses the query: {error}")
+            raise InfluxUnavailable(error, answered=True)
         if not result.series:
             return []
         (series, *_) = result.series
@@ -123,7 +123,7 @@ class InfluxPoints:
             raise InfluxUnavailable(f"{type(error).__name__}: {error}") from error
         if reply.status >= 300:
             told = body.decode(errors="replace").strip()[:200]
-            raise InfluxUnavailable(f"{reply.status} {reply.reason} {told}".rstrip())
+            raise InfluxUnavailable(f"{reply.status} {reply.reason} {told}".rstrip(), answered=True)
         try:
             return msgspec.json.decode(body, type=_Answer)
         except msgspec.MsgspecError as error:

@@ -12,32 +12,44 @@ SELECT clock_timestamp();
 -- Note entries whose point InfluxDB did not take.  $1 stream, $2 entry ids
 INSERT INTO point_backlog (stream, entry_id) SELECT $1, unnest($2::text[]) ON CONFLICT DO NOTHING;
 
+-- name: row_by_row
+-- For the rest of a transaction. The statements below are planned while tables are small, and kept.
+SET LOCAL enable_seqscan = off;
+
 -- name: owed_points
 -- Some of the points owed, with all that a point tells. Skips what another worker drains just now.
+-- OFFSET 0 keeps each look at a table a look by its index, row by row.
 -- $1 at most
 WITH owed AS (
     SELECT stream, entry_id FROM point_backlog WHERE refusal IS NULL
     ORDER BY stream, entry_id LIMIT $1 FOR UPDATE SKIP LOCKED
 )
-SELECT stream, b.entry_id, 'accepted' AS outcome, o.order_id, o.symbol, o.side, o.type,
+SELECT b.stream, b.entry_id, 'accepted' AS outcome, o.order_id, o.symbol, o.side, o.type,
        o.quantity::text, o.price::text, o.stop_price::text, o.generation,
        NULL::text AS original_entry_id, NULL::text AS code
-FROM owed b JOIN orders o USING (stream, entry_id)
+FROM owed b
+CROSS JOIN LATERAL (
+    SELECT * FROM orders WHERE stream = b.stream AND entry_id = b.entry_id OFFSET 0) o
 UNION ALL
 SELECT b.stream, b.entry_id, 'duplicate', d.order_id, o.symbol, o.side, o.type,
        o.quantity::text, o.price::text, o.stop_price::text, o.generation, o.entry_id, NULL
 FROM owed b
-JOIN duplicates d ON d.stream = b.stream AND d.entry_id = b.entry_id
-JOIN orders o ON o.content_hash = d.content_hash AND o.generation = d.generation
+CROSS JOIN LATERAL (
+    SELECT * FROM duplicates WHERE stream = b.stream AND entry_id = b.entry_id OFFSET 0) d
+CROSS JOIN LATERAL (
+    SELECT * FROM orders WHERE content_hash = d.content_hash AND generation = d.generation OFFSET 0) o
 UNION ALL
-SELECT stream, b.entry_id, 'rejected', r.order_id, NULL, NULL, NULL,
+SELECT b.stream, b.entry_id, 'rejected', r.order_id, NULL, NULL, NULL,
        NULL, NULL, NULL, NULL, NULL, r.code
-FROM owed b JOIN rejections r USING (stream, entry_id);
+FROM owed b
+CROSS JOIN LATERAL (
+    SELECT * FROM rejections WHERE stream = b.stream AND entry_id = b.entry_id OFFSET 0) r;
 
 -- name: points_paid
 -- Forget points that InfluxDB has now.  $1 streams, $2 entry ids
-DELETE FROM point_backlog b USING unnest($1::text[], $2::text[]) AS paid (stream, entry_id)
-WHERE b.stream = paid.stream AND b.entry_id = paid.entry_id;
+DELETE FROM point_backlog WHERE ctid = ANY (ARRAY(
+    SELECT (SELECT b.ctid FROM point_backlog b WHERE b.stream = paid.stream AND b.entry_id = paid.entry_id)
+    FROM unnest($1::text[], $2::text[]) AS paid (stream, entry_id)));
 
 -- name: point_refused
 -- Park a point that InfluxDB will never take.  $1 stream, $2 entry id, $3 what InfluxDB said

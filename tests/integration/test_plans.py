@@ -1,0 +1,85 @@
+"""Postgres looks at as many rows as a batch has, however much is on record and whenever it made its plans.
+
+Plans are cached by the session. Made while the tables are small, a plan may read a table from end to end for
+every batch, and goes on with that until autovacuum has seen the table grow.
+"""
+
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from streams.entry import Entry
+from tests.isolation import Place
+from tests.orders import T0_MS, order
+from tests.record import until
+from worker.decide import Decision, Hint, Reject, decide
+from worker.ledger import Ledger
+from worker.order import Malformed, parse
+
+pytestmark = pytest.mark.anyio
+
+WARM_UP, BATCHES, BATCH = 12, 40, 50  #: a plan is kept from its sixth use on
+ROWS = BATCHES * BATCH
+LOOKS_MAX = 4  #: rows of one table that an entry's way may read: for its outcome, for its point
+READ = """
+    SELECT relname, seq_tup_read + idx_tup_read AS rows, n_tup_ins
+    FROM pg_stat_user_tables t
+    LEFT JOIN (SELECT relid, sum(idx_tup_read) AS idx_tup_read FROM pg_stat_user_indexes GROUP BY relid) i
+        USING (relid)
+    WHERE schemaname = $1 AND relname IN ('orders', 'duplicates', 'rejections', 'point_backlog')
+"""
+
+
+@pytest.fixture
+async def ledger(place: Place) -> AsyncGenerator[Ledger]:
+    """One session, whose plans are made while all tables are empty and never analyzed."""
+    for table in ("orders", "duplicates", "rejections", "point_backlog"):
+        await place.fetch(f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
+    url = place.settings.database_address
+    ledger = Ledger(url, place.schema, timeout_ms=30_000, connections_max=1)
+    yield ledger
+    await ledger.aclose()
+
+
+async def test_no_batch_and_no_drain_reads_a_table_from_end_to_end(
+    place: Place, ledger: Ledger
+) -> None:
+    for _ in range(WARM_UP):
+        await record(ledger, place, 0, 3)
+        await drain(ledger, 0)
+    for batch in range(1, BATCHES):
+        await record(ledger, place, batch * BATCH, BATCH)
+    while await drain(ledger, BATCH):
+        pass
+    await until(lambda: told(place))
+    read = {row["relname"]: row["rows"] for row in await place.fetch(READ, place.schema)}
+    assert {table: rows for table, rows in read.items() if rows > LOOKS_MAX * ROWS} == {}
+
+
+async def record(ledger: Ledger, place: Place, first: int, count: int) -> None:
+    """Record a batch of new orders, repeats and rejections, their points owed."""
+    batch = [decision(place, n) for n in range(first, first + count)]
+    await ledger.record(
+        place.stream, batch, window_ms=3_600_000, owe_points=True, read_after=ledger.as_of
+    )
+
+
+def decision(place: Place, n: int) -> Decision:
+    """Every third entry is new, repeats that, or is rejected."""
+    fields = [word for pair in order(n // 3).items() for word in pair]
+    entry = Entry(place.stream, f"{T0_MS}-{n}", fields)
+    if n % 3 == 2:
+        return Reject(entry, Malformed("x", "x"))
+    return decide(entry, parse(fields), Hint.UNKNOWN, 3_600_000)
+
+
+async def drain(ledger: Ledger, count_max: int) -> int:
+    """Pay some points; says how many."""
+    async with ledger.owed_points(count_max) as debt:
+        return len(debt.points)
+
+
+async def told(place: Place) -> bool:
+    """Whether Postgres has counted everything; a session tells of its last second when it is idle."""
+    rows = await place.fetch(READ, place.schema)
+    return sum(row["n_tup_ins"] for row in rows) >= 2 * (ROWS - BATCH)
