@@ -55,6 +55,7 @@ def run_demo() -> int:
                     "REDIS_URL": services.redis_url,
                     "DATABASE_URL": services.database_url,
                     "INFLUXDB_URL": services.points_url,
+                    "WORKER_HTTP": "off",
                     "WORKER_LOG_LEVEL": os.environ.get("WORKER_LOG_LEVEL", "warning"),
                 }
             )

@@ -108,7 +108,7 @@ async def test_embedded_servers_take_a_worker_from_nothing_to_outcomes(
     assert await drained.ended() == 0
     lines = (directory / "points.lp").read_text().splitlines()
     assert urls["INFLUXDB_URL"] == (directory / "points.lp").as_uri()
-    assert len(set(lines)) == 70
+    assert len({line for line in lines if line.startswith("orders,")}) == 70
     assert sum("outcome=accepted" in line for line in lines) == 50
 
 

@@ -27,13 +27,24 @@ ONE_SHOT = {"migrate"}
 LONG_RUNNING = sorted(SERVICES.keys() - ONE_SHOT)
 
 #: Where each image keeps what must outlive its container. Source: the images' own Dockerfiles.
-STATE = {"redis": "/data", "postgres": "/var/lib/postgresql", "influxdb": "/var/lib/influxdb2"}
+STATE = {
+    "redis": "/data",
+    "postgres": "/var/lib/postgresql",
+    "influxdb": "/var/lib/influxdb2",
+    "grafana": "/var/lib/grafana",
+}
 
 SECRET = re.compile(r"PASSWORD|TOKEN|_URL$|AUTH")
 VARIABLE = re.compile(r"(?<!\$)\$\{(\w+)(:-|:\?)?([^}]*)\}")
 
-#: What compose.yaml alone needs to know: InfluxDB's first user, and ports of this machine.
-OF_COMPOSE = {"INFLUXDB_USER", "INFLUXDB_PASSWORD", "HTTP_PORTS"}
+#: What compose.yaml alone needs to know: first users, and ports of this machine.
+OF_COMPOSE = {
+    "INFLUXDB_USER",
+    "INFLUXDB_PASSWORD",
+    "GRAFANA_PASSWORD",
+    "GRAFANA_PORT",
+    "HTTP_PORTS",
+}
 
 #: Codes of rejections that `order.parse` cannot give, and where they stand.
 LATER_CODES = {"entry_id_out_of_range": batch, "delivery_limit": batch, "not_storable": ledger}
@@ -44,7 +55,7 @@ LATER_CODES = {"entry_id_out_of_range": batch, "delivery_limit": batch, "not_sto
 
 def test_ports_are_open_to_this_machine_only() -> None:
     ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
-    assert len(ports) == len(STATE) + 1  # the worker's page
+    assert len(ports) == len(STATE | {"worker": "its page"})
     assert all(str(port).startswith("127.0.0.1:") for port in ports), ports
 
 
@@ -65,7 +76,8 @@ def test_a_service_has_a_restart_policy_bounded_logs_and_an_init(name: str) -> N
 
 @pytest.mark.parametrize("name", sorted(STATE))
 def test_state_is_kept_in_a_named_volume(name: str) -> None:
-    volumes = {path: volume for volume, path in (m.split(":") for m in SERVICES[name]["volumes"])}
+    mounts = [mount.split(":") for mount in SERVICES[name]["volumes"]]
+    volumes = {path: volume for volume, path, *_ in mounts if not volume.startswith("./")}
     assert STATE[name] in volumes
     assert set(volumes.values()) <= COMPOSE["volumes"].keys()
 
@@ -118,7 +130,7 @@ def test_the_migration_is_given_the_workers_database() -> None:
 
 def test_the_worker_starts_after_its_servers_and_the_migration() -> None:
     conditions = {n: d["condition"] for n, d in SERVICES["worker"]["depends_on"].items()}
-    healthy = dict.fromkeys(STATE, "service_healthy")
+    healthy = dict.fromkeys(STATE.keys() - {"grafana"}, "service_healthy")
     assert conditions == {**healthy, "migrate": "service_completed_successfully"}
 
 
@@ -133,6 +145,14 @@ def test_the_workers_health_check_is_in_the_image() -> None:
     module = Path(*command[3].split(".")).with_suffix(".py")
     assert (ROOT / module).is_file()
     assert module.parts[0] in {source for source, _ in copied()}
+
+
+def test_files_that_compose_mounts_are_there_and_cannot_be_changed_from_within() -> None:
+    mounts = [m for service in SERVICES.values() for m in service.get("volumes", []) if m[0] == "."]
+    assert mounts
+    for source, _, mode in (mount.split(":") for mount in mounts):
+        assert (ROOT / source).is_dir()
+        assert mode == "ro"
 
 
 # --- .env.example ---

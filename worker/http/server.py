@@ -1,10 +1,10 @@
 """The HTTP server. Everything is read only.
 
-Whatever goes wrong here is a 500 and a line in the log, and a port that is taken is a warning: neither stops
-the worker, which goes on without.
+Whatever goes wrong here is a 500 and a line in the log; the worker goes on.
 """
 
 import json
+import socket
 from collections.abc import Awaitable, Callable
 from functools import partial
 from importlib.resources import files
@@ -27,7 +27,6 @@ from worker.operate.command import servers_of
 from worker.operate.explain import explain
 from worker.vitals import Vitals
 
-RETRY_S = 10.0  #: seconds between two attempts at a port that is taken
 CLOSE_S_MAX = 0.25  #: seconds for what is under way when the worker ends
 EXPLAIN_S_MAX = 5.0
 
@@ -56,10 +55,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 log = structlog.stdlib.get_logger("worker")
 
 
-async def listen(vitals: Vitals, host: str, port: int) -> None:
-    """Serve on this address until cancelled. While its port is taken, try again now and then."""
-    history = History(vitals)
-    async with servers_of(vitals.settings) as servers, anyio.create_task_group() as tasks:
+async def serve(vitals: Vitals, history: History, listener: socket.socket) -> None:
+    """Answer whoever comes to a socket, until cancelled."""
+    async with servers_of(vitals.settings) as servers:
         runner = web.AppRunner(
             application(vitals, Look(servers), history),
             access_log=None,
@@ -67,41 +65,11 @@ async def listen(vitals: Vitals, host: str, port: int) -> None:
         )
         try:
             await runner.setup()
-            tasks.start_soon(history.keep, name="history")
-            await _bind(runner, host, port)
+            await web.SockSite(runner, listener).start()
             await anyio.sleep_forever()
         finally:
             with anyio.CancelScope(shield=True):
                 await runner.cleanup()
-
-
-async def _bind(runner: web.AppRunner, host: str, port: int) -> None:
-    told = False
-    while True:
-        try:
-            await web.TCPSite(runner, host, port).start()
-        except OSError as error:
-            if not told:
-                address = f"{host}:{port}"
-                log.warning(
-                    "http.not_listening",
-                    address=address,
-                    error=error.strerror or str(error),
-                    mend="give each worker of a machine its own WORKER_HTTP, or port 0, or off",
-                )
-            told = True
-            await anyio.sleep(RETRY_S)
-        else:
-            for url in _urls(runner):
-                log.info("http.listening", url=url)
-            return
-
-
-def _urls(runner: web.AppRunner) -> list[str]:
-    return [
-        f"http://{f'[{address[0]}]' if ':' in address[0] else address[0]}:{address[1]}/"
-        for address in runner.addresses
-    ]
 
 
 def application(vitals: Vitals, look: Look, history: History) -> web.Application:
