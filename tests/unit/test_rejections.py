@@ -180,7 +180,7 @@ REJECTIONS = [
     *(
         Case(f"{name}_unexpected", f"{kind} with {name}", flat(priced(kind), **{name: "0"}))
         for kind, names in PRICES.items()
-        for name in {"price", "stop_price"} - {*names}
+        for name in sorted({"price", "stop_price"} - {*names})
     ),
     Case("price_unexpected", "though it is no number", flat(priced("market"), price="at best")),
     Case("price_invalid", "NaN", flat(price="NaN")),
