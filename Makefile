@@ -4,6 +4,8 @@
 SHELL := /bin/bash
 ARGS ?=
 PYTHON := .venv/bin/python
+# Two processes for each core: half of the time a test waits for something.
+PYTEST := -m pytest -n $(shell echo $$((2 * $$(nproc)))) --dist worksteal
 # uv keeps the versions that are locked already, unless told: make lock ARGS=--upgrade
 LOCK := .venv/bin/uv pip compile pyproject.toml --quiet --no-config --universal --python-version 3.11 \
 	--generate-hashes --no-annotate --no-emit-index-url --custom-compile-command 'make lock' $(ARGS)
@@ -21,7 +23,7 @@ demo: set-up ## Watch orders go through, on a Redis and a Postgres of its own
 	$(PYTHON) -m worker demo $(ARGS)
 
 test: check ## Check, then run the tests against real servers
-	$(PYTHON) -m pytest --ignore=tests/load --ignore=tests/chaos/full $(ARGS)
+	$(PYTHON) $(PYTEST) --ignore=tests/load --ignore=tests/chaos/full $(ARGS)
 
 check: set-up ## Check layout, lint, types and shell scripts
 	.venv/bin/ruff format --check .
@@ -36,7 +38,7 @@ bench-guard: set-up ## Compare speed with the last committed figures, stage by s
 	$(PYTHON) -m tests.load.bench guard $(ARGS)
 
 chaos: set-up ## Run every failure test, the long ones too
-	$(PYTHON) -m pytest tests/chaos $(ARGS)
+	$(PYTHON) $(PYTEST) --timeout 0 tests/chaos $(ARGS)
 
 fuzz: set-up ## Fuzz the parser, guided by coverage (Linux on x86-64); ARGS='--seconds 600 --keep'
 	@.venv/bin/uv pip install --quiet --no-config --python $(PYTHON) --require-hashes -r requirements-fuzz.lock
@@ -44,7 +46,7 @@ fuzz: set-up ## Fuzz the parser, guided by coverage (Linux on x86-64); ARGS='--s
 
 coverage: set-up ## Say which branches of worker and streams no test takes; below 95 % is an error
 	rm -rf .coverage-data
-	$(PYTHON) -m coverage run -m pytest --ignore=tests/load --ignore=tests/chaos/full $(ARGS)
+	$(PYTHON) -m coverage run $(PYTEST) --ignore=tests/load --ignore=tests/chaos/full $(ARGS)
 	$(PYTHON) -m coverage combine --quiet
 	$(PYTHON) -m coverage report
 

@@ -6,7 +6,7 @@ sent, Redis is not asked: an entry that it lost or made up is noticed too.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, localcontext
@@ -127,6 +127,20 @@ async def points_paid(place: Place, *, within_s: float = 30) -> None:
     await until(paid, within_s=within_s)
 
 
+async def points_in_hand_told(place: Place, *, within_s: float = 60) -> None:
+    """Wait until of every batch's points it is told that they are written, or owed by a worker's heirs."""
+
+    async def told() -> bool:
+        return not await place.fetch("SELECT FROM points_in_hand LIMIT 1")
+
+    await until(told, within_s=within_s)
+
+
+async def leave_points_in_hand(place: Place) -> None:
+    """Whoever has points in hand now is dead, and was so for long."""
+    await place.postgres.execute("UPDATE points_in_hand SET noted_at = noted_at - interval '1 day'")
+
+
 async def check(
     place: Place,
     *,
@@ -168,18 +182,16 @@ async def check_entries(
     refused_points: frozenset[str] = frozenset(),
     refused_rows: frozenset[str] = frozenset(),
     letters_lost_to: str = "0-0",
-    points_unsure: Collection[str] = (),
 ) -> Tally:
     """Assert all that Postgres, the points and the dead letters must say of entries, whoever tells of them.
 
     :param letters_lost_to: Redis lost what it had: up to this entry, dead letters may be missing
-    :param points_unsure: entries that Redis lost before they were acknowledged: their points may be missing
     """
     outcomes = await place.fetch("SELECT * FROM outcomes WHERE stream = $1", place.stream)
     tally = _check_outcomes(place, entries, outcomes, refused_rows, in_order=in_order)
     await _check_orders(place, entries)
     await _check_rejections(place, entries, letters_lost_to)
-    await check_points(place, refused_points, points_unsure)
+    await check_points(place, refused_points)
     return tally
 
 
@@ -307,13 +319,10 @@ async def _check_rejections(place: Place, entries: Entries, letters_lost_to: str
         assert words[6:] == fields or words[6] == b"packed"
 
 
-async def check_points(
-    place: Place, refused: frozenset[str] = frozenset(), unsure: Collection[str] = ()
-) -> None:
+async def check_points(place: Place, refused: frozenset[str] = frozenset()) -> None:
     """InfluxDB holds one point for each outcome, each value the one in Postgres, and no other point.
 
     :param refused: entries that have none
-    :param unsure: entries that may have none
     """
     actual: dict[str, dict[str, object]] = {}
     for point in await place.points():
@@ -321,8 +330,7 @@ async def check_points(
         assert key not in actual, f"two points for {key}"
         actual[key] = {name: value for name, value in point.items() if value is not None}
     rows = await place.fetch(POINTS_EXPECTED)
-    absent = refused | (frozenset(unsure) - actual.keys())
-    expected = {row["entry_id"]: _point(row) for row in rows if row["entry_id"] not in absent}
+    expected = {row["entry_id"]: _point(row) for row in rows if row["entry_id"] not in refused}
     differing = {
         key: (actual.get(key), expected.get(key))
         for key in actual.keys() | expected.keys()

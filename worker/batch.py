@@ -109,7 +109,7 @@ async def process(
     async with turn:
         laps.lap("wait")
         owed = io.points.owe
-        outcomes = await io.servers.postgres.insist(
+        outcomes, in_hand = await io.servers.postgres.insist(
             lambda: io.ledger.record(
                 stream,
                 decisions,
@@ -122,6 +122,7 @@ async def process(
         )
     laps.lap("record")
     await io.points.emit(stream, outcomes, owed=owed)
+    io.ledger.points_written(in_hand)
     laps.lap("emit")
     await io.servers.redis.insist(lambda: _settle(io, outcomes, claims), RedisUnavailable)
     laps.lap("settle")

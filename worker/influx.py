@@ -145,12 +145,21 @@ def sink_of(settings: Settings) -> Sink:
 
 
 class PointWriter:
-    """Writes the points of batches, and notes and drains what is owed."""
+    """Writes the points of batches, and notes and drains what is owed.
+
+    :param left_after_ms: points that a worker has had in hand for so long are owed: it has left them
+    """
 
     def __init__(
-        self, sink: Sink, ledger: Ledger, influxdb: Dependency, postgres: Dependency
+        self,
+        sink: Sink,
+        ledger: Ledger,
+        influxdb: Dependency,
+        postgres: Dependency,
+        *,
+        left_after_ms: int,
     ) -> None:
-        self._sink, self._ledger = sink, ledger
+        self._sink, self._ledger, self._left_after_ms = sink, ledger, left_after_ms
         self._influxdb, self._postgres = influxdb, postgres
         self._owing = anyio.Event()
         self._count = DRAIN_POINTS_MAX
@@ -212,6 +221,7 @@ class PointWriter:
             if not self._influxdb.due:  # a batch may have met its refusal just now
                 await self._influxdb.pause()
             try:
+                await self._owe_what_was_left()
                 while await self.drain():
                     pass
             except InfluxUnavailable as error:
@@ -224,6 +234,18 @@ class PointWriter:
                 with anyio.move_on_after(LOOK_S):
                     await self._owing.wait()
                 self._owing = anyio.Event()
+
+    async def finish(self) -> None:
+        """Pay what is owed, unless InfluxDB is away.
+
+        :raises InfluxUnavailable, PostgresUnavailable: what was not paid stays owed
+        """
+        await self._owe_what_was_left()
+        while not self.owe and await self.drain():
+            pass
+
+    async def _owe_what_was_left(self) -> None:
+        await self._ledger.settle_in_hand(left_after_ms=self._left_after_ms)
 
     async def drain(self) -> int:
         """Pay some of what is owed, in bounded memory; says how many points were looked at.

@@ -107,6 +107,13 @@ class Refused(NamedTuple):
     answer: str
 
 
+class Recorded(NamedTuple):
+    """What a batch came to, and the notes that its points are in hand, none where they are owed."""
+
+    outcomes: list[Outcome]
+    in_hand: list[int]
+
+
 @dataclass(slots=True)
 class Debt:
     """Points owed, and what became of them; those in neither list stay owed.
@@ -132,6 +139,7 @@ class Ledger:
 
     def __init__(self, url: str, schema: str, *, timeout_ms: int, connections_max: int = 4) -> None:
         self._timeout_s = timeout_ms / 1000
+        self._written: list[int] = []
         self._pool = asyncpg.create_pool(
             url,
             min_size=0,
@@ -188,8 +196,11 @@ class Ledger:
         window_ms: int,
         owe_points: bool,
         read_after: datetime | None,
-    ) -> list[Outcome]:
+    ) -> Recorded:
         """Record a batch of one stream and say what became of each entry, in the order given.
+
+        Points that are not owed are in hand: tell `points_written` once they are written, or owed. Those of a
+        worker that cannot are owed by `settle_in_hand`.
 
         Where the data of a row is refused, halves are recorded each in a transaction of its own, until
         that row alone is rejected as `not_storable`.
@@ -214,7 +225,8 @@ class Ledger:
                     )
                     for part in (decisions[:half], decisions[half:])
                 ]
-                return list(chain.from_iterable(halves))
+                outcomes, in_hand = zip(*halves, strict=True)
+                return Recorded([*chain(*outcomes)], [*chain(*in_hand)])
             return await self._record(stream, [_not_storable(decisions[0], refused)], *how)
 
     async def _record(
@@ -224,18 +236,45 @@ class Ledger:
         window: timedelta,
         owe_points: bool,
         read_after: datetime | None,
-    ) -> list[Outcome]:
+    ) -> Recorded:
         orders = [_order_row(d) for d in decisions if not isinstance(d, Reject)]
         rejections = [_rejection_row(d) for d in decisions if isinstance(d, Reject)]
-        async with self.connection() as connection:
-            row = await connection.fetchrow(
-                SQL["record_outcomes"], stream, window, orders, rejections, owe_points, read_after
-            )
+        batch = stream, window, orders, rejections, owe_points, read_after
+        with self._telling_written() as written:
+            async with self.connection() as connection:
+                row = await connection.fetchrow(SQL["record_outcomes"], *batch, written)
         assert row  # noqa: S101 - a function with OUT parameters answers with one row
         self.as_of = row["as_of"]
         accepted = set(row["accepted"])
         others = {other["entry_id"]: other for other in row["others"]}
-        return [_outcome(d, d.entry.id in accepted, others.get(d.entry.id)) for d in decisions]
+        return Recorded(
+            [_outcome(d, d.entry.id in accepted, others.get(d.entry.id)) for d in decisions],
+            [] if row["in_hand"] is None else [row["in_hand"]],
+        )
+
+    def points_written(self, in_hand: Sequence[int]) -> None:
+        """Note that the points of these batches are written, or owed; the next call tells Postgres."""
+        self._written += in_hand
+
+    @contextmanager
+    def _telling_written(self) -> Generator[list[int]]:
+        """The notes of batches whose points are written; told again where a call may have failed."""
+        written, self._written = self._written, []
+        try:
+            yield written
+        except BaseException:
+            self._written += written
+            raise
+
+    async def settle_in_hand(self, *, left_after_ms: int) -> None:
+        """Forget batches whose points are written, and owe some of those that were left behind.
+
+        :param left_after_ms: the worker of a batch that is in hand for so long has left it
+        """
+        left_after = timedelta(milliseconds=left_after_ms)
+        with self._telling_written() as written:
+            async with self.connection() as connection:
+                await connection.execute(SQL["settle_in_hand"], written, left_after)
 
     async def hear_as_of(self) -> None:
         """Ask Postgres for its time, before the first batch; each batch brings it anew."""

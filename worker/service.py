@@ -125,7 +125,13 @@ async def _open(
         await servers.postgres.insist(
             lambda: check_schema(ledger, settings.database_schema), PostgresUnavailable
         )
-        points = PointWriter(sink_of(settings), ledger, servers.influxdb, servers.postgres)
+        points = PointWriter(
+            sink_of(settings),
+            ledger,
+            servers.influxdb,
+            servers.postgres,
+            left_after_ms=settings.takeover_after_ms,
+        )
         stack.push_async_callback(points.aclose)
         for stream in settings.streams:
             claims = Claims(
@@ -198,8 +204,7 @@ async def _watch_stalls(takeover_after_ms: int) -> None:
 async def _finish(intakes: list[Intake], points: PointWriter) -> None:
     """Pay what can be paid at once and leave the groups; whatever fails is done by the next worker."""
     try:
-        while not points.owe and await points.drain():
-            pass
+        await points.finish()
         for intake in intakes:
             await intake.group.leave()
     except (InfluxUnavailable, RedisUnavailable, GroupLost, PostgresUnavailable) as error:

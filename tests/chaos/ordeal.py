@@ -25,7 +25,7 @@ from tests.chaos.postgres_faults import POSTGRES_FAULTS
 from tests.chaos.redis_faults import CLAIMS_FAULTS, REDIS_FAULTS
 from tests.chaos.scene import Scene, scene
 from tests.chaos.watcher import Watcher
-from tests.record import Tally, check_entries, settled
+from tests.record import Tally, check_entries, points_in_hand_told, points_paid, settled
 from tests.servers import Servers
 from tests.workers import Workers
 
@@ -129,6 +129,8 @@ async def ordeal(
             async with _loaded(stage.load):
                 await _faults(stage, crew, report, length)
             await settled(stage.place, within_s=SETTLE_S_MAX)
+            await points_in_hand_told(stage.place, within_s=SETTLE_S_MAX)
+            await points_paid(stage.place, within_s=SETTLE_S_MAX)
             crew.check()
             await crew.stop_all()
             tasks.cancel_scope.cancel()
@@ -230,7 +232,6 @@ async def _check(stage: Scene) -> Tally:
         place,
         journal.entries(found),
         letters_lost_to=journal.last_forgotten,
-        points_unsure=journal.forgotten,
     )
 
 

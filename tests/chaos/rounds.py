@@ -136,6 +136,7 @@ class Lane:
 
 FORGET = """
 DELETE FROM point_backlog;
+DELETE FROM points_in_hand;
 DELETE FROM duplicates;
 DELETE FROM rejections;
 DELETE FROM orders WHERE entry_id > '{earlier}';

@@ -29,10 +29,11 @@ LONG_PRICE = "0.1234567890123456789012"  #: more digits than a float has
 LONG_QUIET_MS = 60_000  #: since a dead consumer was last heard of; more than any takeover time here
 RANDOM_ORDERS = 120
 SPELLINGS = ("{}", "{}.0", "{}.000", "+{}", "{}e0")  #: of one and the same number
-TABLES = ("orders", "duplicates", "rejections", "point_backlog")
+TABLES = ("orders", "duplicates", "rejections", "point_backlog", "points_in_hand")
 COLUMNS = """
 SELECT string_agg(column_name, ', ' ORDER BY ordinal_position) AS names FROM information_schema.columns
-WHERE table_schema = $1 AND table_name = $2 AND is_generated = 'NEVER' AND column_name <> 'stream'
+WHERE table_schema = $1 AND table_name = $2 AND is_generated = 'NEVER' AND is_identity = 'NO'
+    AND column_name <> 'stream'
 """
 
 _streams = count()

@@ -15,7 +15,7 @@ from tests.chaos.faulty_io import Died, Fault, FaultyIO, Point, wrapped_librarie
 from tests.chaos.rounds import no_certificates
 from tests.chaos.scenarios import Scenario, Stage, stage
 from tests.isolation import Place
-from tests.record import Entries, check, settled
+from tests.record import Entries, check, leave_points_in_hand, settled
 from tests.servers import Servers
 from worker import dependency, intake
 from worker.service import serve
@@ -65,7 +65,7 @@ class Stages:
         try:
             place, sent = await stage.set(run.scenario)
             place = place.having(**run.variables)
-            lives = [await live(place, faults) for faults in (*run.lives, NONE)]
+            lives = [await _next_life(place, faults) for faults in (*run.lives, NONE)]
             await _pay_points(place)
             await judge(place, run.scenario, sent)
         except BaseException as error:
@@ -111,6 +111,12 @@ async def live(place: Place, faults: Faults) -> FaultyIO:
     return await lived(place, FaultyIO(place.settings, faults))
 
 
+async def _next_life(place: Place, faults: Faults) -> FaultyIO:
+    """The same, long after the one before."""
+    await leave_points_in_hand(place)
+    return await live(place, faults)
+
+
 async def lived(place: Place, io: IO) -> IO:
     """The same, seen by that one."""
     with anyio.fail_after(RUN_S_MAX):
@@ -138,10 +144,12 @@ async def _pay_points(place: Place) -> None:
     """
     with anyio.fail_after(RUN_S_MAX):
         while await place.fetch(OWED):
-            await live(place, NONE)
+            await _next_life(place, NONE)
+    assert not await place.fetch(IN_HAND), "nobody writes these points, and nobody owes them"
 
 
 OWED = "SELECT FROM point_backlog WHERE refusal IS NULL LIMIT 1"
+IN_HAND = "SELECT stream, entry_ids FROM points_in_hand"
 
 
 async def judge(place: Place, scenario: Scenario, sent: Entries) -> None:

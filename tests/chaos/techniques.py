@@ -31,7 +31,7 @@ from tests.chaos.scenarios import (
 from tests.chaos.sweep import NONE, Run, Stages, lived, points_of
 from tests.isolation import Place
 from tests.orders import orders
-from tests.record import Entries, Tally, check, settled
+from tests.record import Entries, Tally, check, check_points, leave_points_in_hand, settled
 from worker.operate.audit import Audit, Span
 from worker.operate.audit_report import Report
 from worker.operate.command import Servers as Asked
@@ -42,6 +42,7 @@ SETTLED_S_MAX = 10.0
 DEADLY = (Fault.DIE_BEFORE, Fault.DIE_AFTER)
 ONE_BY_ONE = {"WORKER_BATCH_SIZE": "1"}
 SETTLEMENT = "redis settle.lua"
+POINTS = "influxdb write"
 REFUSE_POISON = "ALTER TABLE orders ADD CONSTRAINT no_poison CHECK (order_id <> 'poison')"
 TAKE_POISON = "ALTER TABLE orders DROP CONSTRAINT no_poison"
 SLOW_INSERTS = """
@@ -68,6 +69,24 @@ async def sound_runs(on: Stages) -> None:
 async def redis_forgot(on: Stages) -> None:
     """Redis has lost the group and the claims, or what it says of claims is wrong."""
     await _all(on, map(Run, (MISLED, FORGOTTEN)))
+
+
+async def redis_forgot_all(on: Stages) -> None:
+    """A worker dies between its commit and its points, and Redis forgets all that it had."""
+    async with on.taken() as stage:
+        for fault in DEADLY:
+            await check_points(await _forgotten(stage, fault))
+
+
+async def _forgotten(stage: Stage, fault: Fault) -> Place:
+    place, sent = await stage.set(FOR_PAIRS)
+    await lived(place, FaultyIO(place.settings, {Point(POINTS, 0): fault}))
+    recorded = await place.fetch("SELECT FROM outcomes WHERE stream = $1", place.stream)
+    assert len(recorded) == len(sent)
+    await place.command("FLUSHDB")
+    await leave_points_in_hand(place)
+    await _lives(place)
+    return place
 
 
 async def chance(on: Stages) -> None:
@@ -98,7 +117,7 @@ async def pairs_of_faults(on: Stages) -> None:
     """InfluxDB refuses the first points, or a read's reply is lost, and then the worker dies somewhere."""
     points = await points_of(on, FOR_PAIRS, ONE_BY_ONE)
     firsts = {
-        Point("influxdb write", 0): Fault.ERROR,
+        Point(POINTS, 0): Fault.ERROR,
         Point("redis XREADGROUP new", 0): Fault.LOSE_REPLY,
     }
     await _all(
@@ -148,6 +167,7 @@ async def audit(on: Stages) -> None:
             place, _ = await stage.set(scenario, retention=False)
             await _lives(place, faults)
             await _audited(place)
+        await _audited(await _forgotten(stage, Fault.DIE_BEFORE))
         async with _poisoned(stage) as (place, _):
             await _lives(place)
             await _audited(place)
@@ -188,6 +208,8 @@ class Looker(FaultyIO):
         """See `FaultyIO.call`. With `full`, Redis has no memory for a settlement."""
         with unwatched():
             await self._look()
+            if name == POINTS:
+                await self._look_for_points()
         full = self._full and name == SETTLEMENT
         if full:
             await self._have_memory(1)
@@ -217,11 +239,12 @@ class Looker(FaultyIO):
                 self.seen.append(f"acknowledged without a dead letter: {missing}")
 
     async def _look_for_points(self) -> None:
-        done = set(await self._acknowledged())
-        owed = {row["entry_id"] for row in await self._place.fetch(OWED, self._place.stream)}
-        written = {point["entry_id"] for point in await self._place.points()}
-        if missing := done - owed - written:
-            self.seen.append(f"acknowledged, its point neither written nor owed: {missing}")
+        recorded = await self._place.fetch(RECORDED, self._place.stream)
+        owed = await self._place.fetch(OWED, self._place.stream)
+        written = await self._place.points()
+        done = {row["entry_id"] for row in recorded}
+        if missing := done - {row["entry_id"] for row in (*owed, *written)}:
+            self.seen.append(f"on record, its point neither written, in hand nor owed: {missing}")
 
     async def _acknowledged(self) -> list[str]:
         """The entries that were read and are pending no more."""
@@ -256,20 +279,25 @@ NEVER = {
             AND b.entry_at - a.entry_at <= interval '60 seconds'
     """,
 }
-OWED = "SELECT entry_id FROM point_backlog WHERE stream = $1"
+RECORDED = "SELECT entry_id FROM outcomes WHERE stream = $1"
+OWED = """
+SELECT entry_id FROM point_backlog WHERE stream = $1
+UNION ALL SELECT unnest(entry_ids) FROM points_in_hand WHERE stream = $1
+"""
 REJECTED = "SELECT entry_id FROM rejections WHERE stream = $1 AND entry_id = ANY ($2)"
 
 
 async def every_moment(on: Stages) -> None:
     """Somebody looks between any two calls: with Redis wrong, servers that refuse, memory that is full."""
     refused = {
-        Point("influxdb write", 0): Fault.ERROR,
+        Point(POINTS, 0): Fault.ERROR,
         Point("postgres record_outcomes", 0): Fault.ERROR,
     }
     full = {Point(SETTLEMENT, 0): Fault.DIE_AFTER}
     async with on.taken() as stage:
         for scenario, faults in ((MISLED, NONE), (FOR_PAIRS, refused), (FOR_PAIRS, full)):
             place, _ = await stage.set(scenario)
+            place = place.having(**(ONE_BY_ONE if faults is refused else {}))
             looker = Looker(place, faults, full=faults is full)
             await lived(place, looker)
             assert not looker.seen
@@ -394,6 +422,7 @@ async def _published(place: Place, redis: Redis) -> PublishFailed:
 WORKERS: dict[str, Technique] = {
     "sound runs": sound_runs,
     "Redis forgot": redis_forgot,
+    "Redis forgot all": redis_forgot_all,
     "chance": chance,
     "a row refused": a_row_is_refused,
     "Redis full": redis_full,

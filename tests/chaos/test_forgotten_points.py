@@ -9,7 +9,7 @@ from aiohttp import web
 from tests.chaos.influx_front import InfluxFront, Lines, Write, passing
 from tests.isolation import Place
 from tests.orders import orders
-from tests.record import check_points, points_paid, until
+from tests.record import check_points, leave_points_in_hand, points_paid, until
 from tests.workers import Workers, drain
 
 pytestmark = pytest.mark.anyio
@@ -17,18 +17,7 @@ pytestmark = pytest.mark.anyio
 COUNT = 20
 
 
-@pytest.mark.parametrize(
-    "forgets",
-    [
-        False,
-        pytest.param(
-            True,
-            marks=pytest.mark.xfail(
-                strict=True, reason="only Redis knew that these points were still to be written"
-            ),
-        ),
-    ],
-)
+@pytest.mark.parametrize("forgets", [False, True])
 async def test_points_of_a_dead_worker_are_written_after_all(
     place: Place, workers: Workers, *, forgets: bool
 ) -> None:
@@ -47,6 +36,7 @@ async def test_points_of_a_dead_worker_are_written_after_all(
         await worker.ended()
         if forgets:
             await place.command("FLUSHDB")
+        await leave_points_in_hand(place)
         front.answer = passing
         await drain(patient)
     await points_paid(place)

@@ -22,13 +22,15 @@ from tests.record import (
     claim_key,
     dead_letters,
     is_settled,
+    leave_points_in_hand,
+    points_in_hand_told,
     points_paid,
 )
 from worker.order import Order, parse
 from worker.service import serve
 
 RUN_S_MAX = 60
-TABLES = ("point_backlog", "duplicates", "orders", "rejections")
+TABLES = ("points_in_hand", "point_backlog", "duplicates", "orders", "rejections")
 IDLE_MS = 3_600_000  #: longer than any takeover time
 Fields = Mapping[str, str]
 
@@ -51,8 +53,6 @@ class World:
     :ivar journal: what was published, by entry id
     :ivar lost: of those, what Redis lost before it was on record
     :ivar in_order: one worker after the other read the stream from end to end
-    :ivar pointless: of those on record, what Redis lost between the outcome's commit and its point's write,
-        its worker dead: nobody is left who knows that a point is missing
     :ivar letters: Redis has all dead letters it ever had
     """
 
@@ -60,7 +60,6 @@ class World:
     consumer: str = "one"
     journal: dict[str, Fields] = field(default_factory=dict[str, Fields])
     lost: set[str] = field(default_factory=set[str])
-    pointless: set[str] = field(default_factory=set[str])
     in_order: bool = True
     letters: bool = True
 
@@ -88,7 +87,6 @@ class World:
         """Redis goes back in time: what it was told since is gone, and what nobody had read with it."""
         recorded = await self.recorded()
         self.lost = self.journal.keys() - recorded - old.known
-        self.pointless |= recorded - await self._pointed_or_owed() - old.known
         self.letters = self.in_order = False
         await self.place.command("FLUSHDB")
         for key, (ttl_ms, dumped) in old.keys.items():
@@ -154,6 +152,7 @@ class World:
         for entry_id, owner, *_ in await self._pending():  # else a takeover waits for seconds
             words = (*self._names, owner, 0, entry_id, "IDLE", IDLE_MS, "JUSTID")
             await self.place.command("XCLAIM", *words)
+        await leave_points_in_hand(self.place)
         with anyio.fail_after(RUN_S_MAX), wrapped_libraries(), io.watching():
             try:
                 await serve(self.place.having(WORKER_CONSUMER=self.consumer).settings, drain=True)
@@ -168,6 +167,7 @@ class World:
     async def check(self) -> None:
         """I1 to I5, after a drain."""
         assert await is_settled(self.place)
+        await points_in_hand_told(self.place)
         await points_paid(self.place)
         rows = await self.place.fetch(OUTCOMES)
         found = {row["entry_id"]: row for row in rows}
@@ -176,7 +176,7 @@ class World:
         self._check_outcomes(rows)
         self._check_contents(found)
         await self._check_letters(found)
-        await check_points(self.place, frozenset(self.pointless - await self._pointed_or_owed()))
+        await check_points(self.place)
         await self.check_acknowledged()
 
     def _check_outcomes(self, rows: Sequence[Row]) -> None:
@@ -234,10 +234,6 @@ class World:
     async def recorded(self) -> set[str]:
         """The ids of all entries on record."""
         return {row["entry_id"] for row in await self.place.fetch("SELECT entry_id FROM outcomes")}
-
-    async def _pointed_or_owed(self) -> set[str]:
-        owed = await self.place.fetch("SELECT entry_id FROM point_backlog")
-        return {str(row["entry_id"]) for row in (*owed, *await self.place.points())}
 
     # --- what Redis says ---
 

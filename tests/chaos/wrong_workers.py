@@ -6,7 +6,7 @@ product.
 
 import tempfile
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from hashlib import sha1, sha256
 from importlib.resources import files
 from pathlib import Path
@@ -24,7 +24,8 @@ from streams.producer import PublishUncertain
 from tests.chaos.faulty_io import Script, scripts
 from worker import batch, claims, influx, intake, ledger, points, service
 from worker.decide import Hint, Insert, Reject, Stored
-from worker.errors import InfluxUnavailable, PointsRefused, PostgresUnavailable, RowRefused
+from worker.errors import PostgresUnavailable, RowRefused
+from worker.ledger import Recorded
 from worker.order import Order
 from worker.outcome import Accepted, Duplicate, Outcome, Rejected
 
@@ -86,11 +87,11 @@ def acknowledges_first() -> Generator[None]:
 def takes_errors_for_commits() -> Generator[None]:
     right = ledger.Ledger.record
 
-    async def record(self: Any, stream: str, decisions: Any, **how: Any) -> list[Outcome]:
+    async def record(self: Any, stream: str, decisions: Any, **how: Any) -> Recorded:
         try:
             return await right(self, stream, decisions, **how)
         except PostgresUnavailable:
-            return [_believed(decision) for decision in decisions]
+            return Recorded([_believed(decision) for decision in decisions], [])
 
     with patch.object(ledger.Ledger, "record", record):
         yield
@@ -115,7 +116,7 @@ def drops_the_other_half() -> Generator[None]:
     right = ledger.Ledger.record
     attempt = _right(ledger.Ledger, "_record")
 
-    async def record(self: Any, stream: str, decisions: Any, **how: Any) -> list[Outcome]:
+    async def record(self: Any, stream: str, decisions: Any, **how: Any) -> Recorded:
         if len(decisions) == 1:
             return await right(self, stream, decisions, **how)
         window = ledger.timedelta(milliseconds=how["window_ms"])
@@ -125,10 +126,8 @@ def drops_the_other_half() -> Generator[None]:
             )
         except RowRefused:
             half = len(decisions) // 2
-            return [
-                *await record(self, stream, decisions[:half], **how),
-                *map(_believed, decisions[half:]),
-            ]
+            outcomes, in_hand = await record(self, stream, decisions[:half], **how)
+            return Recorded([*outcomes, *map(_believed, decisions[half:])], in_hand)
 
     with patch.object(ledger.Ledger, "record", record):
         yield
@@ -182,13 +181,15 @@ def _recording(drops: Callable[[Any], bool], *, looks: bool = False) -> Generato
     """A ledger that does not record some decisions, and says that it did."""
     right = ledger.Ledger.record
 
-    async def record(self: Any, stream: str, decisions: Any, **how: Any) -> list[Outcome]:
+    async def record(self: Any, stream: str, decisions: Any, **how: Any) -> Recorded:
         dropped = {d.entry.id for d in decisions if drops(d)}
         if looks:
             dropped -= {d.entry.id for d in decisions if drops(d) and await _has_row(self, d)}
         kept = [decision for decision in decisions if decision.entry.id not in dropped]
-        outcomes = iter(await right(self, stream, kept, **how) if kept else [])
-        return [_dropped(d) if d.entry.id in dropped else next(outcomes) for d in decisions]
+        done = await right(self, stream, kept, **how) if kept else Recorded([], [])
+        outcomes = iter(done.outcomes)
+        told = [_dropped(d) if d.entry.id in dropped else next(outcomes) for d in decisions]
+        return Recorded(told, done.in_hand)
 
     with patch.object(ledger.Ledger, "record", record):
         yield
@@ -309,7 +310,7 @@ def ends_no_window() -> Generator[None]:
 
     async def record(
         self: Any, stream: str, decisions: Any, *, window_ms: int, **how: Any
-    ) -> list[Outcome]:
+    ) -> Recorded:
         longer_ms = window_ms + FOR_EVER_MS
         return await right(self, stream, decisions, window_ms=longer_ms, **how)
 
@@ -322,8 +323,9 @@ def ends_no_window() -> Generator[None]:
 def prefers_the_last() -> Generator[None]:
     right = ledger.Ledger.record
 
-    async def record(self: Any, stream: str, decisions: Sequence[Any], **how: Any) -> list[Outcome]:
-        return (await right(self, stream, decisions[::-1], **how))[::-1]
+    async def record(self: Any, stream: str, decisions: Sequence[Any], **how: Any) -> Recorded:
+        outcomes, in_hand = await right(self, stream, decisions[::-1], **how)
+        return Recorded(outcomes[::-1], in_hand)
 
     with patch.object(ledger.Ledger, "record", record):
         yield
@@ -351,6 +353,26 @@ def counts_twice() -> AbstractContextManager[object]:
 
 
 # --- points ---
+
+
+@_wrong(
+    "notes no points that it has in hand",
+    {"UNION ALL SELECT e.entry_id FROM unnest(p_rejections) e))": "WHERE false))"},
+)
+def notes_no_points_in_hand() -> AbstractContextManager[object]:
+    return nullcontext()
+
+
+@_wrong("leaves the points that a dead worker had in hand")
+@contextmanager
+def leaves_points_in_hand() -> Generator[None]:
+    right = ledger.Ledger.settle_in_hand
+
+    async def settle(self: Any, *, left_after_ms: int) -> None:
+        await right(self, left_after_ms=left_after_ms + FOR_EVER_MS)
+
+    with patch.object(ledger.Ledger, "settle_in_hand", settle):
+        yield
 
 
 @_wrong("skips the point of a redelivery")
@@ -388,29 +410,6 @@ def points_without_sequence() -> AbstractContextManager[object]:
 
 def _ms(entry_id: str) -> str:
     return entry_id.partition("-")[0]
-
-
-@_wrong("notes what it owes after it has acknowledged")
-@contextmanager
-def owes_late() -> Generator[None]:
-    right = _right(batch, "_settle")
-    unpaid: list[str] = []
-
-    async def emit(self: Any, _stream: str, outcomes: Any, *, owed: bool) -> None:
-        if not owed:
-            try:
-                await _right(self, "_sink").write(points.lines(points.points(outcomes)))
-            except (InfluxUnavailable, PointsRefused):
-                unpaid.extend(outcome.entry.id for outcome in outcomes)
-
-    async def settle(io: Any, outcomes: Any, *how: Any) -> None:
-        await right(io, outcomes, *how)
-        ids = [outcome.entry.id for outcome in outcomes if outcome.entry.id in unpaid]
-        if ids:
-            await io.ledger.owe_points(outcomes[0].entry.stream, ids)
-
-    with patch.object(influx.PointWriter, "emit", emit), patch.object(batch, "_settle", settle):
-        yield
 
 
 # --- how it reads ---

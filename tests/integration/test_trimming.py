@@ -176,7 +176,7 @@ async def race(
     found: dict[int, list[Outcome]] = {}
 
     async def run(n: int, decision: Insert | Reject) -> None:
-        found[n] = await record([decision], read_after=read_after)
+        found[n] = (await record([decision], read_after=read_after)).outcomes
 
     async with anyio.create_task_group() as tasks, place.connected() as connection:
         held = connection.transaction()
@@ -230,10 +230,10 @@ async def test_batches_without_trimmed_entries_do_not_wait_for_each_other(
         held = connection.transaction()
         await held.start()
         await connection.execute(
-            "SELECT * FROM record_outcomes($1, '1s', '{}', '{}', false, null)", place.stream
+            "SELECT * FROM record_outcomes($1, '1s', '{}', '{}', false, null, '{}')", place.stream
         )
         with anyio.fail_after(10):
-            [outcome] = await ledger.record(
+            [outcome], _ = await ledger.record(
                 place.stream,
                 [with_fields(place)],
                 window_ms=1000,

@@ -12,6 +12,17 @@ $$;
 
 CREATE INDEX rejections_trimmed_idx ON rejections (stream, recorded_at) WHERE code = 'trimmed';
 
+-- Who dies between its commit and its write of points leaves a row here, and somebody else owes them then. Else
+-- only the entries' redelivery would tell, and a Redis that lost its data knows of none.
+CREATE TABLE points_in_hand (
+    id        bigint      GENERATED ALWAYS AS IDENTITY,
+    stream    text        NOT NULL,
+    entry_ids text[]      NOT NULL,
+    noted_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT points_in_hand_pkey PRIMARY KEY (id)
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+COMMENT ON TABLE points_in_hand IS 'batches on record whose points a worker is about to write';
+
 -- Batches of a stream go beside each other, but one with trimmed entries goes alone: of two workers that hold
 -- an entry, one with its fields and one without, the second sees what the first has recorded.
 CREATE FUNCTION enter_stream(p_stream text, p_alone boolean) RETURNS void LANGUAGE plpgsql AS $$
@@ -51,14 +62,17 @@ DROP FUNCTION record_outcomes(text, interval, order_entry[], rejected_entry[], b
 -- its worker, or an earlier one of its id. Who reads it once more can tell: `as_of` is later by then. So no
 -- clock but that of Postgres counts, and a call that comes late carries its own instant.
 --
+-- The points are owed at once, or in hand: a row of points_in_hand tells until a later call, whose p_written
+-- names it, says that they are written.
+--
 -- Two workers lock in the same order: the stream, the orders nobody has, sorted by content, then next
 -- generations, sorted by content. Every statement sees what others committed before it (READ COMMITTED), so
 -- an order that lost the insert finds the row it lost to. The tables are always probed row by row through
 -- an index (subqueries that stay subqueries, no sequential scans): plans are cached while the tables are small.
 CREATE FUNCTION record_outcomes(
     p_stream text, p_window interval, p_orders order_entry[], p_rejections rejected_entry[],
-    p_owe_points boolean, p_read_after timestamptz,
-    OUT accepted text[], OUT others recorded_entry[], OUT as_of timestamptz
+    p_owe_points boolean, p_read_after timestamptz, p_written bigint[],
+    OUT accepted text[], OUT others recorded_entry[], OUT as_of timestamptz, OUT in_hand bigint
 ) LANGUAGE plpgsql
 SET enable_seqscan = off
 AS $$
@@ -75,11 +89,20 @@ BEGIN
     v_now := clock_timestamp();  -- behind the lock: later than every trimmed entry that can be seen here
     as_of := v_now;
 
+    IF cardinality(p_written) > 0 THEN
+        DELETE FROM points_in_hand WHERE id = ANY (p_written);
+    END IF;
+
     IF p_owe_points THEN
         INSERT INTO point_backlog (stream, entry_id)
         SELECT p_stream, e.entry_id FROM unnest(p_orders) e
         UNION SELECT p_stream, e.entry_id FROM unnest(p_rejections) e
         ON CONFLICT DO NOTHING;
+    ELSE
+        INSERT INTO points_in_hand (stream, entry_ids) VALUES (p_stream, ARRAY(
+            SELECT e.entry_id FROM unnest(p_orders) e
+            UNION ALL SELECT e.entry_id FROM unnest(p_rejections) e))
+        RETURNING id INTO in_hand;
     END IF;
 
     -- 0. Entries that were trimmed since they were read. Looking for the latest such is all that most calls do.

@@ -28,7 +28,9 @@ FROM pg_index i WHERE i.indrelid = to_regclass('orders') AND i.indisprimary;
 SELECT needed.privilege || ' on ' || needed.relation AS lacking
 FROM (VALUES ('orders', 'SELECT'), ('orders', 'INSERT'), ('duplicates', 'SELECT'), ('duplicates', 'INSERT'),
     ('rejections', 'SELECT'), ('rejections', 'INSERT'), ('point_backlog', 'SELECT'), ('point_backlog', 'INSERT'),
-    ('point_backlog', 'UPDATE'), ('point_backlog', 'DELETE'), ('schema_migrations', 'SELECT')
+    ('point_backlog', 'UPDATE'), ('point_backlog', 'DELETE'), ('points_in_hand', 'SELECT'),
+    ('points_in_hand', 'INSERT'), ('points_in_hand', 'UPDATE'), ('points_in_hand', 'DELETE'),
+    ('schema_migrations', 'SELECT')
 ) AS needed (relation, privilege)
 WHERE NOT has_table_privilege(to_regclass(needed.relation), needed.privilege)
 UNION ALL

@@ -1,8 +1,8 @@
 -- name: record_outcomes
 -- Record a batch; see the function in migrations/0002_first_outcome.sql.
 -- $1 stream text, $2 window interval, $3 orders, $4 rejections, $5 whether the points are owed, $6 an `as_of`
--- known before the entries were read
-SELECT accepted, others, as_of FROM record_outcomes($1, $2, $3, $4, $5, $6);
+-- known before the entries were read, $7 batches in hand whose points are written
+SELECT accepted, others, as_of, in_hand FROM record_outcomes($1, $2, $3, $4, $5, $6, $7);
 
 -- name: as_of
 -- The clock by which later reading is later.
@@ -11,6 +11,22 @@ SELECT clock_timestamp();
 -- name: owe_points
 -- Note entries whose point InfluxDB did not take.  $1 stream, $2 entry ids
 INSERT INTO point_backlog (stream, entry_id) SELECT $1, unnest($2::text[]) ON CONFLICT DO NOTHING;
+
+-- name: settle_in_hand
+-- Forget batches whose points are written, and owe the points of those that a worker has left.
+-- $1 batches in hand whose points are written, $2 interval after which others are left
+WITH written AS (
+    DELETE FROM points_in_hand WHERE id = ANY ($1::bigint[])
+), left_behind AS (
+    DELETE FROM points_in_hand WHERE id = ANY (ARRAY(
+        SELECT id FROM points_in_hand
+        WHERE noted_at < clock_timestamp() - $2::interval AND id <> ALL ($1::bigint[])
+        ORDER BY id LIMIT 100 FOR UPDATE SKIP LOCKED))
+    RETURNING stream, entry_ids
+)
+INSERT INTO point_backlog (stream, entry_id)
+SELECT DISTINCT l.stream, e.entry_id FROM left_behind l CROSS JOIN LATERAL unnest(l.entry_ids) e (entry_id)
+ON CONFLICT DO NOTHING;
 
 -- name: row_by_row
 -- For the rest of a transaction. The statements below are planned while tables are small, and kept.

@@ -153,7 +153,10 @@ class RealServiceFactory:
         with _asked("InfluxDB"):
             sink = self._closing(sink_of(settings))
             await sink.write(HEALTH_POINT)
-        points = PointWriter(sink, ledger, servers.influxdb, servers.postgres)
+        left_after_ms = settings.takeover_after_ms
+        points = PointWriter(
+            sink, ledger, servers.influxdb, servers.postgres, left_after_ms=left_after_ms
+        )
         self._services["PointWriter"] = points
         with _asked("the Redis of the claims"):
             claims = self._keep("CacheManager", _claims(settings))
