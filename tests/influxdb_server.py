@@ -9,10 +9,8 @@ The packages are unpacked into `.services/`: nothing is installed, and no root i
 address and checks the token. Bodies and replies, gzip and errors included, pass it unchanged.
 """
 
-import fcntl
 import json
 import os
-import platform
 import random
 import shutil
 import signal
@@ -21,21 +19,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlencode
 
 import urllib3
 
+from tests.packages import PackagesUnavailable, printed, unpacked
+
 HOST = "127.0.0.1"
 START_S_MAX = 60.0  #: seconds until a server answers; recovery after a kill is part of it
 STOP_S_MAX = 10.0  #: seconds until every process of a stopped server is gone
 ANSWER_S_MAX = 120.0  #: seconds for one request of ours; some ask for 100,000 points
-PACKAGES_S_MAX = 300.0  #: seconds for one call of apt-get
 OTHERWISE = "put influxd 2.x on PATH, or name a server in INFLUXDB_URL"
-SERVICES = Path(__file__).resolve().parent.parent / ".services"
 
 # Between a server and its owner: prints the server's process id, ends with the server, and stops it
 # when its own input ends, which the kernel sees to whatever becomes of the owner, SIGKILL included.
@@ -389,7 +387,7 @@ def _quoted(name: str) -> str:
 
 def _own_processes(directory: Path, port: int, token: str) -> list[_Process]:
     on_path = shutil.which("influxd")
-    if on_path and "InfluxDB v2" in _printed([on_path, "version"]):
+    if on_path and "InfluxDB v2" in printed([on_path, "version"]):
         return [_Process(directory / "influxd.log", _influxd_2(on_path, directory, port))]
     influxd, nginx = _packaged_programs()
     _write_configuration(directory, port, token)
@@ -421,80 +419,12 @@ def _write_configuration(directory: Path, port: int, token: str) -> None:
 
 
 def _packaged_programs() -> tuple[Path, Path]:
-    """Give `influxd` 1.6.7 and `nginx`, unpacked in SERVICES by the first who asks.
+    """Give `influxd` 1.6.7 and `nginx`.
 
     :raises InfluxUnavailable: not Debian or Ubuntu, or the packages cannot be had or run
     """
-    if not shutil.which("apt-get"):
-        raise InfluxUnavailable(
-            f"no InfluxDB for the tests: it needs Debian's or Ubuntu's packages; {OTHERWISE}"
-        )
-    system = platform.freedesktop_os_release()
-    programs = SERVICES / f"{system['ID']}-{system.get('VERSION_ID', '')}-{platform.machine()}"
     try:
-        with _alone(SERVICES):
-            if not programs.exists():
-                _unpack(programs)
-    except OSError as error:
+        root = unpacked("influxdb", ("influxdb", "nginx"), ("usr/bin/influxd", "version"))
+    except PackagesUnavailable as error:
         raise InfluxUnavailable(f"no InfluxDB for the tests: {error}\n{OTHERWISE}") from error
-    return programs / "usr/bin/influxd", programs / "usr/sbin/nginx"
-
-
-@contextmanager
-def _alone(directory: Path) -> Generator[None]:
-    """Keep the other test runs in this checkout out of a directory."""
-    directory.mkdir(exist_ok=True)
-    held = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(held)
-
-
-def _unpack(programs: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=programs.parent) as name:
-        scratch = Path(name)
-        _download(scratch, "influxdb", "nginx")
-        for package in scratch.glob("*.deb"):
-            _printed(["dpkg", "-x", str(package), f"{scratch}/root"])
-        _printed([f"{scratch}/root/usr/bin/influxd", "version"])  # a library that is missing
-        _printed([f"{scratch}/root/usr/sbin/nginx", "-v"])  # shows here, and not in every test
-        (scratch / "root").rename(programs)
-
-
-def _download(directory: Path, *packages: str) -> None:
-    """Fetch packages, with package lists of our own where the system's are missing or too old.
-
-    Lists of our own need no root, and leave the system as it is.
-    """
-    try:
-        _printed(["apt-get", "download", *packages], directory)
-    except InfluxUnavailable:
-        (directory / "lists/partial").mkdir(parents=True)
-        (directory / "archives/partial").mkdir(parents=True)
-        own = ["-o", f"Dir::State::Lists={directory}/lists", "-o", f"Dir::Cache={directory}"]
-        apt = ["apt-get", *own, "-o", "Acquire::http::Timeout=30"]
-        subprocess.run([*apt, "update"], capture_output=True, timeout=PACKAGES_S_MAX, check=False)
-        _printed([*apt, "download", *packages], directory)
-
-
-def _printed(command: list[str], directory: Path | None = None) -> str:
-    """Run a program to its end; give what it printed.
-
-    :raises InfluxUnavailable: it failed, with the end of what it said
-    """
-    try:
-        ended = subprocess.run(
-            command,
-            cwd=directory,
-            capture_output=True,
-            text=True,
-            timeout=PACKAGES_S_MAX,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        said = error.stderr if isinstance(error, subprocess.CalledProcessError) else error
-        why = f"{Path(command[0]).name}: {str(said).strip()[-300:]}"
-        raise InfluxUnavailable(f"no InfluxDB for the tests: {why}\n{OTHERWISE}") from error
-    return ended.stdout
+    return root / "usr/bin/influxd", root / "usr/sbin/nginx"
