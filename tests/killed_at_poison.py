@@ -11,16 +11,20 @@ from unittest.mock import patch
 
 from worker import batch
 from worker.__main__ import main
-from worker.order import Malformed, Order, parse
+from worker.forms import Parser
+from worker.order import Malformed, Order
 
 
-def deadly(fields: Sequence[str] | None, envelope: frozenset[str]) -> Order | Malformed:
-    """Parse, unless the fields are poison."""
-    if fields and "POISON" in fields:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return parse(fields, envelope)
+class Deadly(Parser):
+    """Parses, unless the fields are poison."""
+
+    def parse(self, fields: Sequence[str] | None) -> Order | Malformed:
+        """See `Parser.parse`."""
+        if fields and "POISON" in fields:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().parse(fields)
 
 
 if __name__ == "__main__":
-    with patch.object(batch, "parse", deadly):
+    with patch.object(batch, "parser", Deadly):
         sys.exit(main())

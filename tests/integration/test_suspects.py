@@ -36,13 +36,11 @@ async def test_an_entry_that_ends_its_workers_is_rejected_and_the_others_are_not
     poison = order(100, symbol="POISON")
     await place.publish([*orders(range(20)), poison, *orders(range(20, 40))])
     variables = {**place.variables, "WORKER_CONSUMER": "one", "WORKER_DELIVERY_LIMIT": str(LIMIT)}
-    ended = 0
-    while True:
+    for _ in range(SUSPECT_FROM - 1 + LIMIT):
         worker = await workers.run(variables, "--drain", module="tests.killed_at_poison")
-        if await worker.ended() == 0:
-            break
-        ended += 1
-    assert ended == SUSPECT_FROM - 1 + LIMIT
+        assert await worker.ended() == -signal.SIGKILL
+    worker = await workers.run(variables, "--drain", module="tests.killed_at_poison")
+    assert await worker.ended() == 0
     rows = await everything(place)
     assert len(rows["orders"]) == 40
     [rejection] = rows["rejections"]
