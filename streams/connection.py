@@ -4,6 +4,7 @@ redis-py repeats a command by itself after a lost reply, and cuts a blocking rea
 both are switched off here, for an `XREADGROUP` or `XADD` that is repeated blindly strands or doubles entries.
 """
 
+import asyncio
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -108,6 +109,15 @@ class _Packing(AbstractConnection):
         except RuntimeError as error:
             await self.disconnect(nowait=True)
             raise exceptions.ConnectionError(str(error)) from error
+
+    async def disconnect(self, *args: Any, **how: Any) -> None:  # noqa: ANN401 - redis-py's own words
+        """Close; a server that does not take what it was sent until then is left without a word."""
+        writer: asyncio.StreamWriter | None = self._writer
+        try:
+            await super().disconnect(*args, **how)
+        except exceptions.TimeoutError:
+            if writer:
+                writer.transport.abort()
 
 
 class _Tcp(_Packing, Connection):

@@ -2,12 +2,14 @@
 
 from typing import Any, cast
 
+import anyio
 import pytest
 from anyio import lowlevel
 from redis import exceptions
 
 from streams.connection import connect
 from tests.isolation import Place
+from worker.embedded import RedisServer
 
 pytestmark = pytest.mark.anyio
 
@@ -22,3 +24,17 @@ async def test_a_connection_that_redis_has_closed_is_an_error_that_passes(place:
             await link.send_packed_command(link.pack_command("PING"))
         await redis.connection_pool.release(link)
         assert await cast("Any", redis.ping())
+
+
+async def test_closing_does_not_wait_for_a_server_that_takes_nothing_and_is_no_error(
+    own_redis: RedisServer,
+) -> None:
+    redis = connect(own_redis.url, timeout_ms=300)
+    link = cast("Any", await redis.connection_pool.get_connection())
+    own_redis.pause()
+    writer = link._writer  # noqa: SLF001 - what is sent fills the buffers of both ends, and stays
+    writer.write(link.pack_command("SET", "key", "x" * 50_000_000)[0])
+    with anyio.fail_after(10):
+        await redis.aclose()
+    assert writer.transport.is_closing()
+    assert writer.transport.get_write_buffer_size() == 0
