@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
+import anyio
 import hiredis
 from redis import exceptions
 from redis.asyncio import Connection, Redis, SSLConnection, UnixDomainSocketConnection
@@ -88,6 +89,12 @@ def connect(url: str, *, timeout_ms: int, block_ms: int = 0) -> Redis:
     for command in RAW_REPLIES:
         client.set_response_callback(command, _as_sent)
     return client
+
+
+async def close(redis: Redis) -> None:
+    """Close a client's connections, even where the caller has been cancelled."""
+    with anyio.CancelScope(shield=True):  # bounded by the client's own limit
+        await redis.aclose()
 
 
 class _Packing(AbstractConnection):

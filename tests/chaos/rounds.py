@@ -24,7 +24,7 @@ from tests.workers import drain, impatient
 from worker.service import serve
 
 LANES = 6
-SOUND_ROUNDS = 4
+SOUND_ROUNDS = 8
 ROUND_S_MAX = 60  #: seconds; a busy machine included
 EARLIER_IDS = [f"{T0}-{n}" for n in range(len(EARLIER))]
 IDS = [*EARLIER_IDS, *(f"{T0 + ms}-0" for ms in TIMES)]

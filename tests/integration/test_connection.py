@@ -7,7 +7,7 @@ import pytest
 from anyio import lowlevel
 from redis import exceptions
 
-from streams.connection import connect
+from streams.connection import close, connect
 from tests.isolation import Place
 from worker.embedded import RedisServer
 
@@ -24,6 +24,17 @@ async def test_a_connection_that_redis_has_closed_is_an_error_that_passes(place:
             await link.send_packed_command(link.pack_command("PING"))
         await redis.connection_pool.release(link)
         assert await cast("Any", redis.ping())
+
+
+async def test_a_client_is_closed_though_its_owner_has_been_cancelled(place: Place) -> None:
+    redis = connect(place.settings.redis_address, timeout_ms=10_000)
+    links = [cast("Any", await redis.connection_pool.get_connection()) for _ in range(2)]
+    for link in links:
+        await redis.connection_pool.release(link)
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await close(redis)
+    assert not any(link.is_connected for link in links)
 
 
 async def test_closing_does_not_wait_for_a_server_that_takes_nothing_and_is_no_error(
