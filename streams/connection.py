@@ -183,6 +183,7 @@ async def redis_errors(redis: Redis) -> AsyncGenerator[None]:
             raise GroupLost(str(error)) from error
         if code in NOT_NOW:
             if code == "READONLY":
-                await redis.connection_pool.disconnect()
+                # Not those in use: redis-py trips over a connection that ends while another task makes it.
+                await redis.connection_pool.disconnect(inuse_connections=False)
             raise RedisUnavailable(reply, answered=True) from error
         raise

@@ -17,7 +17,6 @@ from anyio import to_thread
 from worker.dependency import Dependency
 from worker.errors import InfluxUnavailable, PointsRefused, PostgresUnavailable
 from worker.ledger import Debt, Ledger, Refused
-from worker.operate.figures import PointFigures, points_owed
 from worker.outcome import Kept, Outcome
 from worker.points import lines, points
 from worker.settings import Settings
@@ -147,6 +146,7 @@ def sink_of(settings: Settings) -> Sink:
 class PointWriter:
     """Writes the points of batches, and notes and drains what is owed.
 
+    :ivar ledger: where what is owed is noted
     :param left_after_ms: points that a worker has had in hand for so long are owed: it has left them
     """
 
@@ -159,7 +159,7 @@ class PointWriter:
         *,
         left_after_ms: int,
     ) -> None:
-        self._sink, self._ledger, self._left_after_ms = sink, ledger, left_after_ms
+        self.ledger, self._sink, self._left_after_ms = ledger, sink, left_after_ms
         self._influxdb, self._postgres = influxdb, postgres
         self._owing = anyio.Event()
         self._count = DRAIN_POINTS_MAX
@@ -195,7 +195,7 @@ class PointWriter:
             debts = [outcome.entry.id for outcome in outcomes]
         if debts:
             await self._postgres.insist(
-                lambda: self._ledger.owe_points(stream, debts), PostgresUnavailable
+                lambda: self.ledger.owe_points(stream, debts), PostgresUnavailable
             )
             self._owing.set()
 
@@ -210,10 +210,6 @@ class PointWriter:
             self._influxdb.failed(error)
         except PointsRefused as error:
             log.warning("own_points.refused", answer=str(error))
-
-    async def backlog(self, streams: Sequence[str]) -> Mapping[str, PointFigures]:
-        """The points owed and parked, for each stream. :raises PostgresUnavailable: no answer"""
-        return await points_owed(self._ledger, streams)
 
     async def drain_forever(self) -> None:
         """Pay what is owed, whenever something is; other workers' debts too."""
@@ -245,7 +241,7 @@ class PointWriter:
             pass
 
     async def _owe_what_was_left(self) -> None:
-        await self._ledger.settle_in_hand(left_after_ms=self._left_after_ms)
+        await self.ledger.settle_in_hand(left_after_ms=self._left_after_ms)
 
     async def drain(self) -> int:
         """Pay some of what is owed, in bounded memory; says how many points were looked at.
@@ -254,7 +250,7 @@ class PointWriter:
 
         :raises InfluxUnavailable, PostgresUnavailable: what was not paid stays owed
         """
-        async with self._ledger.owed_points(self._count) as debt:
+        async with self.ledger.owed_points(self._count) as debt:
             unavailable = await self._pay(debt)
         complete = len(debt.paid) + len(debt.refused) == len(debt.points)
         more, fewer = min(DRAIN_POINTS_MAX, 2 * self._count), max(1, len(debt.points) // 2)

@@ -15,7 +15,7 @@ from redis.exceptions import ResponseError
 from streams.connection import GroupLost, RedisUnavailable, connect
 from worker.errors import OrdergateError
 from worker.influx import PointWriter
-from worker.operate.figures import PointFigures, stream_figures
+from worker.operate.figures import PointFigures, points_owed, stream_figures
 from worker.points import tag_value
 from worker.settings import Settings
 from worker.vitals import SECONDS, WORDS, StreamVitals, Vitals, quantile
@@ -93,7 +93,7 @@ async def _standing(redis: Redis, stream: str, group: str) -> Values:
 
 async def _backlog(points: PointWriter, streams: Sequence[str]) -> Mapping[str, PointFigures]:
     try:
-        return await points.backlog(streams)
+        return await points_owed(points.ledger, streams)
     except OrdergateError:
         return {}
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from random import Random
 
 import anyio
-import pytest
 from anyio import to_thread
 
 from tests.chaos.crew import Crew
@@ -94,7 +93,7 @@ async def ordeal_reported(
     servers: Servers,
     disk: Path | None,
     workers: Workers,
-    capsys: pytest.CaptureFixture[str],
+    told: Callable[[str], None],
     length: Length,
 ) -> Report:
     """Run and print what was done, where it fails, too."""
@@ -104,8 +103,7 @@ async def ordeal_reported(
     except BaseException as error:
         error.add_note(str(report))
         raise
-    with capsys.disabled():
-        print(f"\n{report}")
+    told(f"{report}")
     return report
 
 

@@ -1,5 +1,6 @@
 """Real kills, and every server treated badly, while a producer and a reader go on: about a minute of it."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,6 @@ async def test_a_minute_of_kills_and_faults_loses_nothing_and_doubles_nothing(
     small_disk: Path | None,
     own_servers: Servers,
     workers: Workers,
-    capsys: pytest.CaptureFixture[str],
+    told: Callable[[str], None],
 ) -> None:
-    await ordeal_reported(own_servers, small_disk, workers, capsys, LENGTH)
+    await ordeal_reported(own_servers, small_disk, workers, told, LENGTH)

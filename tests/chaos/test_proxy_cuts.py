@@ -3,6 +3,8 @@
 Those are all the bytes that end a message, and others spread evenly. The long form takes every byte.
 """
 
+from collections.abc import Callable
+
 import pytest
 
 from tests.chaos.cuts import boundaries, reached, shuffled, spread
@@ -15,11 +17,10 @@ SPREAD = 120
 
 
 async def test_a_conversation_may_be_cut_between_messages_and_within(
-    clean_servers: Servers, capsys: pytest.CaptureFixture[str]
+    clean_servers: Servers, told: Callable[[str], None]
 ) -> None:
     async with lanes(clean_servers) as all_lanes:
         conversations = await all_lanes[0].conversations()
         cuts = boundaries(conversations) | spread(conversations, SPREAD)
         done = await reached(all_lanes, shuffled(cuts, seed=1))
-    with capsys.disabled():
-        print(f"\nbytes after which conversations were cut: {dict(done)}")
+    told(f"bytes after which conversations were cut: {dict(done)}")

@@ -4,7 +4,7 @@ Hypothesis searches for a sequence that does not, and shrinks it to the few step
 the same each time: see `tests.chaos.full.test_stateful` for a longer one that is not.
 """
 
-import pytest
+from collections.abc import Callable
 
 from tests.chaos.story import Deed, search
 from tests.servers import Servers
@@ -13,11 +13,10 @@ SEED, EXAMPLES, STEPS = 1, 16, 20
 
 
 def test_whatever_happens_ends_as_the_reference_says(
-    servers: Servers, capsys: pytest.CaptureFixture[str]
+    servers: Servers, told: Callable[[str], None]
 ) -> None:
     with Deed(servers) as deed:
         search(deed, seed=SEED, examples=EXAMPLES, steps=STEPS)
-    with capsys.disabled():
-        print(f"\n{deed}")
+    told(f"{deed}")
     assert deed.done["check"] >= EXAMPLES
     assert deed.done.total() > 5 * EXAMPLES

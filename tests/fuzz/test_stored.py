@@ -6,7 +6,7 @@ ORDERGATE_FUZZ_STORED says how many entries, ORDERGATE_FUZZ_SEED which.
 import json
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from functools import partial
 from typing import Any, cast
@@ -60,9 +60,7 @@ LEFT JOIN rejections r ON v.outcome = 'rejected' AND r.entry_id = v.entry_id
 """
 
 
-async def test_what_is_stored_is_what_was_meant(
-    place: Place, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_what_is_stored_is_what_was_meant(place: Place, told: Callable[[str], None]) -> None:
     seed = int(SEED) if SEED else random.SystemRandom().randrange(10**9)
     sent = {f"{T0_MS + n}-0": fields for n, fields in enumerate(made(seed, ENTRIES))}
     await publish(place, sent)
@@ -79,8 +77,7 @@ async def test_what_is_stored_is_what_was_meant(
     await check_letters(place, {i: sent[i] for i in rows if rows[i]["outcome"] == "rejected"})
     await check_points(place)
     await check_schema(place)
-    with capsys.disabled():
-        print(f"\n{len(sent):,} entries stored, {len(originals):,} of them orders; seed {seed}")
+    told(f"{len(sent):,} entries stored, {len(originals):,} of them orders; seed {seed}")
 
 
 def made(seed: int, count: int) -> list[Fields]:

@@ -7,7 +7,7 @@ import pytest
 from anyio import lowlevel
 from redis import exceptions
 
-from streams.connection import close, connect
+from streams.connection import RedisUnavailable, call, close, connect
 from tests.isolation import Place
 from worker.embedded import RedisServer
 
@@ -35,6 +35,20 @@ async def test_a_client_is_closed_though_its_owner_has_been_cancelled(place: Pla
         scope.cancel()
         await close(redis)
     assert not any(link.is_connected for link in links)
+
+
+async def test_a_replica_is_left_by_idle_connections_and_those_in_use_are_let_be(
+    own_redis: RedisServer,
+) -> None:
+    async with connect(own_redis.url, timeout_ms=10_000) as redis:
+        busy = cast("Any", await redis.connection_pool.get_connection())
+        await call(redis, "REPLICAOF", "127.0.0.1", 1)
+        idle = cast("Any", await redis.connection_pool.get_connection())
+        await redis.connection_pool.release(idle)
+        with pytest.raises(RedisUnavailable, match="READONLY"):
+            await call(redis, "SET", "key", "value")
+        assert (busy.is_connected, idle.is_connected) == (True, False)
+        await redis.connection_pool.release(busy)
 
 
 async def test_closing_does_not_wait_for_a_server_that_takes_nothing_and_is_no_error(

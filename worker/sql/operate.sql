@@ -27,10 +27,6 @@ SELECT stream, entry_id, entry_at, order_id, account, symbol, side, type, quanti
        stop_price::text, time_in_force, expire_at, extra::text
 FROM orders WHERE content_hash = $1 AND generation = $2;
 
--- name: rejected_fields
--- $1 stream, $2 entry id
-SELECT fields FROM rejections WHERE stream = $1 AND entry_id = $2;
-
 -- name: point_owed
 -- $1 stream, $2 entry id
 SELECT noted_at, refusal FROM point_backlog WHERE stream = $1 AND entry_id = $2;

@@ -5,8 +5,7 @@ processors are used: half an hour on two.
 """
 
 import os
-
-import pytest
+from collections.abc import Callable
 
 from tests.fuzz.bulk import run
 
@@ -15,13 +14,9 @@ SEED = os.environ.get("ORDERGATE_FUZZ_SEED")
 
 
 def test_ten_million_entries_made_by_chance_are_judged_right(
-    capsys: pytest.CaptureFixture[str],
+    told: Callable[[str], None],
 ) -> None:
-    def tell(line: str) -> None:
-        with capsys.disabled():
-            print(f"\n{line}", end="", flush=True)
-
-    judged = run(INPUTS, int(SEED) if SEED else None, tell)
-    tell(str(judged))
+    judged = run(INPUTS, int(SEED) if SEED else None)
+    told(str(judged))
     assert judged.inputs == INPUTS
     assert judged.verdicts["order"] > INPUTS / 5

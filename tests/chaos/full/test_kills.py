@@ -4,6 +4,7 @@ ORDERGATE_CHAOS_S sets how many seconds, ORDERGATE_CHAOS_SEED which faults.
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,9 +23,9 @@ async def test_a_thousand_kills_and_faults_lose_nothing_and_double_nothing(
     small_disk: Path | None,
     own_servers: Servers,
     workers: Workers,
-    capsys: pytest.CaptureFixture[str],
+    told: Callable[[str], None],
 ) -> None:
     duration_s = float(os.environ.get("ORDERGATE_CHAOS_S") or DURATION_S)
     length = Length(duration_s, kills_min=round(KILLS_PER_S_MIN * duration_s))
-    report = await ordeal_reported(own_servers, small_disk, workers, capsys, length)
+    report = await ordeal_reported(own_servers, small_disk, workers, told, length)
     assert report.faults.total() >= length.kills_min

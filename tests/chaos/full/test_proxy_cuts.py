@@ -1,5 +1,7 @@
 """Every conversation of the mixed batch is cut after every byte of it; the outcomes stay right."""
 
+from collections.abc import Callable
+
 import pytest
 
 from tests.chaos.cuts import every_byte, reached, shuffled
@@ -17,7 +19,7 @@ PARTS = 8  #: for several processes to share
 @pytest.mark.parametrize("server", SERVERS)
 async def test_a_conversation_may_be_cut_after_any_byte(
     clean_servers: Servers,
-    capsys: pytest.CaptureFixture[str],
+    told: Callable[[str], None],
     server: str,
     direction: Direction,
     part: int,
@@ -26,5 +28,4 @@ async def test_a_conversation_may_be_cut_after_any_byte(
         which = (server, direction)
         cuts = every_byte({which: (await all_lanes[0].conversations())[which]})[part::PARTS]
         done = await reached(all_lanes, shuffled(cuts, seed=1))
-    with capsys.disabled():
-        print(f"\nbytes after which a conversation was cut: {dict(done)} of {len(cuts)}")
+    told(f"bytes after which a conversation was cut: {dict(done)} of {len(cuts)}")

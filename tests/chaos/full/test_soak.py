@@ -1,5 +1,6 @@
 """The soak of `soak.py` for about a minute. The whole is run by hand: see there."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,9 @@ WINDOW_S = 10  #: so that the claims are as many as they will ever be before the
 
 
 async def test_nothing_grows_in_a_minute_of_orders_and_faults_and_the_books_balance(
-    own_servers: Servers, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    own_servers: Servers, tmp_path: Path, told: Callable[[str], None]
 ) -> None:
     plan = Plan(ORDERS, RATE, SECONDS_MAX, WINDOW_S, seed_of_run())
     wrong = await soak(own_servers, tmp_path, plan)
-    with capsys.disabled():
-        print(f"\n{(tmp_path / 'soak.json').read_text()}")
+    told((tmp_path / "soak.json").read_text())
     assert wrong == [], f"ORDERGATE_CHAOS_SEED={plan.seed}"

@@ -5,8 +5,7 @@ ORDERGATE_STATEFUL_EXAMPLES and ORDERGATE_STATEFUL_STEPS set how long, ORDERGATE
 
 import os
 import random
-
-import pytest
+from collections.abc import Callable
 
 from tests.chaos.story import Deed, search
 from tests.servers import Servers
@@ -17,13 +16,11 @@ SEED = os.environ.get("ORDERGATE_STATEFUL_SEED")
 
 
 def test_whatever_happens_ends_as_the_reference_says(
-    servers: Servers, capsys: pytest.CaptureFixture[str]
+    servers: Servers, told: Callable[[str], None]
 ) -> None:
     seed = int(SEED) if SEED else random.SystemRandom().randrange(10**9)
-    with capsys.disabled():
-        print(f"\nORDERGATE_STATEFUL_SEED={seed}")
+    told(f"ORDERGATE_STATEFUL_SEED={seed}")
     with Deed(servers) as deed:
         search(deed, seed=seed, examples=EXAMPLES, steps=STEPS)
-    with capsys.disabled():
-        print(deed)
+    told(str(deed))
     assert not deed.missing()
