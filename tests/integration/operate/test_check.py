@@ -1,12 +1,16 @@
 """`check` finds what is not right, says what to do, and what it suggests mends it."""
 
 import re
+import shlex
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.resources import files
+from itertools import pairwise
 from typing import NamedTuple
 
+import anyio
+import asyncpg
 import pytest
 
 from tests.integration.operate.conftest import Ask
@@ -285,17 +289,46 @@ def sql_of(command: str) -> str:
     return re.split("['\"]", command.partition(" -c ")[2], maxsplit=1)[1].rstrip("'\"")
 
 
-async def test_a_database_that_is_read_only_by_default_fails(
+async def test_a_database_that_is_read_only_by_default_fails_and_its_command_mends_it(
     own_postgres: PostgresServer, clean_servers: Servers, ask: Ask
 ) -> None:
     async with isolated(clean_servers, database_url=own_postgres.url) as place:
-        await place.fetch("ALTER ROLE CURRENT_USER SET default_transaction_read_only = on")
-        (found,) = (await checked(ask, place))["Postgres", "writable"]
-        assert found.level == "fail"
-        async with place.connected() as connection:
-            await connection.execute("SET default_transaction_read_only = off")
-            await connection.execute(sql_of(found.command))
-        assert (await checked(ask, place))["Postgres", "writable"][0].level == "ok"
+        for whose in (
+            "ROLE tbot", "DATABASE tbot_dev", "ROLE tbot IN DATABASE tbot_dev", "SYSTEM",
+        ):  # fmt: skip
+            await typed(own_postgres, f"ALTER {whose} SET default_transaction_read_only = on")
+            await typed(own_postgres, "SELECT pg_reload_conf()")
+            await wait_for("fail", lambda: writable(ask, place))
+            (found,) = (await checked(ask, place))["Postgres", "writable"]
+            await typed(own_postgres, *sqls_of(found.command))
+            await wait_for("ok", lambda: writable(ask, place))
+
+
+async def writable(ask: Ask, place: Place) -> str:
+    return (await checked(ask, place))["Postgres", "writable"][0].level
+
+
+async def wait_for(level: str, look: Callable[[], Awaitable[str]]) -> None:
+    """Postgres' processes hear of a new configuration one after the other."""
+    with anyio.fail_after(30):
+        while await look() != level:  # noqa: ASYNC110 - it is Postgres that knows
+            await anyio.sleep(0.1)
+
+
+async def typed(server: PostgresServer, *statements: str) -> None:
+    """What psql does with these, each behind a -c: one connection, as Postgres makes it by default."""
+    connection = await asyncpg.connect(server.url)
+    try:
+        for statement in statements:
+            await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+def sqls_of(command: str) -> list[str]:
+    """The statements of a command for psql."""
+    words = shlex.split(command)
+    return [sql for option, sql in pairwise(words) if option == "-c"]
 
 
 async def test_commits_that_a_crash_may_take_are_warned_of(
