@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import anyio
 import asyncpg
@@ -16,6 +16,7 @@ import pytest
 from tests.integration.operate.conftest import Ask
 from tests.isolation import Place, isolated
 from tests.orders import T0_MS, order, orders
+from tests.record import settled
 from tests.servers import Servers, ServerUnavailable
 from tests.workers import drain, impatient, working
 from worker.embedded import EmbeddedUnavailable, PostgresServer, valkey
@@ -317,7 +318,7 @@ async def wait_for(level: str, look: Callable[[], Awaitable[str]]) -> None:
 
 async def typed(server: PostgresServer, *statements: str) -> None:
     """What psql does with these, each behind a -c: one connection, as Postgres makes it by default."""
-    connection = await asyncpg.connect(server.url)
+    connection = cast("Any", await asyncpg.connect(server.url))
     try:
         for statement in statements:
             await connection.execute(statement)
@@ -373,6 +374,42 @@ async def test_dead_consumers_and_what_they_hold_are_found(place: Place, ask: As
     pending = [it for it in findings if "2 pending" in it.says]
     assert [it.level for it in pending] == ["warn"]
     assert f"explain {T0_MS}-0" in pending[0].command
+
+
+async def test_a_worker_that_may_wait_for_a_server_is_not_simply_called_dead(
+    place: Place, ask: Ask
+) -> None:
+    place = impatient(place)
+    await place.command("XGROUP", "CREATE", place.stream, place.settings.group, "0", "MKSTREAM")
+    await place.publish(orders(range(2)))
+    read = ("XREADGROUP", "GROUP", place.settings.group, "w-7", "COUNT", 1)
+    await place.command(*read, "STREAMS", place.stream, ">")
+    await anyio.sleep(3.2)  # longer than it takes for a takeover: it is Redis' clock that counts
+    (found,) = [it for it in await stream_lines(ask, place) if "nobody reads" in it.says]
+    assert (found.level, "that waits for a server" in found.do) == ("fail", True)
+
+
+async def stream_lines(ask: Ask, place: Place) -> list[Found]:
+    return (await checked(ask, place))["Redis", f"stream {place.stream}"]
+
+
+@pytest.mark.parametrize("newest", [False, True])
+async def test_where_nothing_waits_a_live_worker_is_not_taken_for_a_dead_one(
+    clean_servers: Servers, own_servers: Servers, ask: Ask, *, newest: bool
+) -> None:
+    """Before 7.2 Redis notes only reads that find something."""
+    async with on_redis(clean_servers, own_servers, {}, newest=newest) as usual:
+        place = impatient(usual)
+        async with working(place):
+            await place.publish(orders(range(1)))
+            await settled(place)
+            await anyio.sleep(3.5)
+            reading = (await stream_lines(ask, place))[1]
+            assert (reading.level, "nobody" in reading.says) == ("ok", False)
+        await place.publish(orders(range(1, 2)))
+        await anyio.sleep(3.5)
+        reading = (await stream_lines(ask, place))[1]
+        assert (reading.level, "nobody" in reading.says) == ("warn", True)
 
 
 async def test_retention_below_the_window_and_unknown_variables_are_warned_of(
