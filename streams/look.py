@@ -36,11 +36,15 @@ class Delivery(msgspec.Struct, frozen=True):
 
 
 class Consumer(msgspec.Struct, frozen=True):
-    """A consumer of a group: how many entries it holds, and how long ago it last asked for some."""
+    """A consumer of a group: how many entries it holds, and how long ago it last asked for some.
+
+    :ivar asking_counts: false before Redis 7.2, where `idle_ms` tells since when it was given none
+    """
 
     name: str
     pending: int
     idle_ms: int
+    asking_counts: bool
 
 
 async def stream_state(redis: Redis, stream: str) -> StreamState | None:
@@ -89,7 +93,8 @@ async def consumers(redis: Redis, stream: str, group: str) -> list[Consumer]:
     except GroupLost:
         return []
     return sorted(
-        (Consumer(it["name"], it["pending"], it["idle"]) for it in found), key=lambda it: it.name
+        (Consumer(it["name"], it["pending"], it["idle"], "inactive" in it) for it in found),
+        key=lambda it: it.name,
     )
 
 

@@ -19,7 +19,7 @@ the README lists them all. No servers at hand? `python -m worker demo`, or `--em
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. 0 is success, 1 a difference or a failure, 2 wrong usage or settings."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
         return options.run(options)
     except KeyboardInterrupt:  # before the worker listens to signals
@@ -32,26 +32,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The whole command line, its commands included."""
+    words = argparse.ArgumentParser(
         prog="python -m worker",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
+    words.add_argument(
         "--drain",
         action="store_true",
         help="exit 0 once the streams are read to their end and nothing is pending",
     )
-    parser.add_argument(
+    words.add_argument(
         "--embedded",
         nargs="?",
         const="ordergate-data",
         metavar="DIR",
         help="start Redis and Postgres of its own, their files in DIR (default: ordergate-data)",
     )
-    parser.set_defaults(run=_worker)
-    commands = parser.add_subparsers(title="commands", metavar="")
+    words.set_defaults(run=_worker)
+    commands = words.add_subparsers(title="commands", metavar="")
     demo = commands.add_parser(
         "demo", help="the whole way of 50 orders and 20 duplicates, on servers of its own"
     )
@@ -61,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     migrate.set_defaults(run=_migrate)
     add_commands(commands.add_parser)
-    return parser
+    return words
 
 
 # Each command imports what it needs, so that --help answers at once.

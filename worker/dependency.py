@@ -45,6 +45,7 @@ class Dependency:
         self.losses = 0
         self.error = ""
         self.state = State.UP
+        self._insisting = 0
         self._down_since = 0.0
         self._due_at = 0.0
 
@@ -62,6 +63,11 @@ class Dependency:
     def down_s(self) -> float:
         """How long ago it went, in seconds; 0 while it is up."""
         return 0.0 if self.up else anyio.current_time() - self._down_since
+
+    @property
+    def is_insisted_on(self) -> bool:
+        """Whether somebody repeats an attempt that failed, and so will note himself that it works again."""
+        return self._insisting > 0
 
     def worked(self) -> None:
         """Note that it answered."""
@@ -105,17 +111,23 @@ class Dependency:
 
         :param waiting: called before each wait
         """
-        while True:
-            try:
-                result = await attempt()
-            except passing as error:
-                self.failed(error)
-                if waiting:
-                    await waiting()
-                await self.pause()
-            else:
-                self.worked()
-                return result
+        failed = False
+        try:
+            while True:
+                try:
+                    result = await attempt()
+                except passing as error:
+                    self._insisting += not failed
+                    failed = True
+                    self.failed(error)
+                    if waiting:
+                        await waiting()
+                    await self.pause()
+                else:
+                    self.worked()
+                    return result
+        finally:
+            self._insisting -= failed
 
 
 def _state(error: Exception) -> State:

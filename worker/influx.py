@@ -226,7 +226,10 @@ class PointWriter:
                 self._postgres.failed(error)
                 await self._postgres.pause()
             else:
-                self._postgres.worked()  # nothing else may ask it before the next batch
+                # Nothing else may ask it before the next batch. A batch that is refused, as with a full disk,
+                # knows better than we do: our own statements need no room.
+                if not self._postgres.is_insisted_on:
+                    self._postgres.worked()
                 with anyio.move_on_after(LOOK_S):
                     await self._owing.wait()
                 self._owing = anyio.Event()

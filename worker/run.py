@@ -10,7 +10,7 @@ import anyio
 import structlog
 
 from worker import logs, settings
-from worker.errors import OrdergateError
+from worker.errors import NoAnswer, OrdergateError, PostgresUnavailable
 from worker.ledger import Ledger
 from worker.migrate import Migration, migrate
 from worker.service import serve
@@ -40,7 +40,11 @@ def run_migrate() -> int:
     applied: list[Migration] = []
 
     async def apply() -> None:
-        applied.extend(await migrated(chosen))
+        try:
+            applied.extend(await migrated(chosen))
+        except PostgresUnavailable as error:
+            does = "refuses" if error.answered else "does not answer"
+            raise NoAnswer(f"Postgres {does}: {error}") from error
 
     in_loop(apply)
     for migration in applied:

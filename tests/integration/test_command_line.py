@@ -149,3 +149,10 @@ async def test_streams_are_read_side_by_side(place: Place, workers: Workers) -> 
         for stream in (place.stream, other)
         for outcome, n in (("accepted", 10), ("duplicate", 5))
     ]
+
+
+async def test_migrate_names_the_server_that_does_not_answer(workers: Workers) -> None:
+    nowhere = {"DATABASE_URL": "postgresql://tbot:x@127.0.0.1:1/tbot_dev"}
+    migration = await workers.run(nowhere, "migrate")
+    assert await migration.ended() == 1
+    assert migration.log.startswith("ordergate: Postgres does not answer: ConnectionRefusedError")

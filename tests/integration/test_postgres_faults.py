@@ -13,6 +13,7 @@ from tests.orders import orders
 from tests.record import Tally, check, settled, until
 from tests.servers import Servers
 from tests.workers import Workers, drain, impatient, working
+from worker import influx
 from worker.embedded import PostgresServer
 
 pytestmark = pytest.mark.anyio
@@ -151,3 +152,26 @@ async def test_a_locked_table_is_waited_for_within_the_bound_and_nothing_doubles
             await events.wait_for("dependency.lost", dependency="postgres")
         await settled(place)
     assert await check(place, in_order=False) == EXPECTED
+
+
+async def test_a_full_disk_is_one_outage_though_the_backlog_of_points_is_still_looked_at(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(influx, "LOOK_S", 0.1)
+    async with working(place) as events:
+        await place.postgres.execute(DISK_IS_FULL)
+        await place.publish(orders(range(3)))
+        await events.wait_for("dependency.lost", dependency="postgres", state="degraded")
+        await anyio.sleep(1.5)  # that nothing happens cannot be waited for
+        assert not events.of("dependency.recovered", dependency="postgres")
+        await place.postgres.execute("DROP TRIGGER full_disk ON orders")
+        await settled(place)
+        assert len(events.of("dependency.recovered", dependency="postgres")) == 1
+
+
+DISK_IS_FULL = """
+CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    RAISE EXCEPTION USING ERRCODE = '53100', MESSAGE = 'could not extend file: No space left on device';
+END $$;
+CREATE TRIGGER full_disk BEFORE INSERT ON orders EXECUTE FUNCTION full_disk();
+"""

@@ -233,3 +233,26 @@ def test_whoever_waits_is_told_before_each_wait() -> None:
     told = skipping(main)
     assert len(told) == 3
     assert told[0] == 0
+
+
+def test_who_repeats_an_attempt_is_known_until_it_works_or_is_given_up() -> None:
+    async def main() -> None:
+        server = Dependency("postgres")
+        refusals = [Away(), Away()]
+
+        async def attempt() -> None:
+            if refusals:
+                raise refusals.pop()
+
+        async def again() -> None:
+            assert server.is_insisted_on
+
+        assert not server.is_insisted_on
+        await server.insist(attempt, Away, again)
+        assert not server.is_insisted_on
+        refusals[:] = [Away()] * 1000
+        with anyio.move_on_after(60):
+            await server.insist(attempt, Away, again)
+        assert not server.is_insisted_on
+
+    skipping(main)

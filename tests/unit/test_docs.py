@@ -1,23 +1,29 @@
 """What the pages say of files, events and variables exists. A page that is wrong costs more than none."""
 
+import argparse
 import ast
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from worker.__main__ import parser
 from worker.settings import VARIABLES
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = {str(p.relative_to(ROOT)): p for p in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]}
 SERVICES = "docs/architecture/services.md"
 PROTOCOL = "docs/protocol/README.md"
+RUNBOOK = "docs/operations/runbook.md"
 
 FENCED = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 QUOTED_EVENT = re.compile(r"`([a-z]+\.[a-z_]+)`")
 LOGGED_EVENT = re.compile(r'"event": ?"([^"]+)"')
+COMMAND_LINE = re.compile(r"python -m worker\b([^`\n]*)")
 VARIABLE = re.compile(r"\b(?:(?:WORKER|REDIS|DATABASE|INFLUXDB)_[A-Z][A-Z_]*|[A-Z][A-Z_]*_URL)\b")
 
 #: Quoted words with a dot that are files, not events.
@@ -122,6 +128,52 @@ def of_compose() -> set[str]:
     """What compose.yaml takes from .env, the worker's variables and a few of its own."""
     text = (ROOT / ".env.example").read_text(encoding="utf-8")
     return set(re.findall(r"^(\w+)=", text, flags=re.MULTILINE))
+
+
+# --- the runbook's commands ---
+
+
+def test_every_command_line_of_the_runbook_is_one() -> None:
+    lines = command_lines(PAGES[RUNBOOK])
+    assert len(lines) > 20
+    assert not [line for line in lines if not is_accepted(line)]
+
+
+@pytest.mark.parametrize("line", ["exlain A-17", "audit --repare", "dead-letters replay --set x"])
+def test_a_command_line_that_is_none_is_seen(line: str) -> None:
+    assert not is_accepted(line)
+
+
+def command_lines(page: Path) -> list[str]:
+    """What stands behind each `python -m worker`, a comment apart."""
+    found: list[str] = COMMAND_LINE.findall(page.read_text(encoding="utf-8"))
+    return [line.partition(" #")[0].strip() for line in found]
+
+
+def is_accepted(line: str) -> bool:
+    try:
+        parser().parse_args(shlex.split(line))
+    except (SystemExit, ValueError):
+        return False
+    return True
+
+
+def test_the_runbook_knows_every_command_and_every_option() -> None:
+    text = PAGES[RUNBOOK].read_text(encoding="utf-8")
+    words = set(words_of(parser()))
+    assert {"check", "dead-letters", "purge", "--drain", "--repair"} <= words
+    assert not [word for word in words if not re.search(rf"(?<![\w-]){word}(?![\w-])", text)]
+
+
+def words_of(of: argparse.ArgumentParser) -> Iterator[str]:
+    """The names of commands and the long names of options, `--help` apart."""
+    for action in of._actions:  # pyright: ignore[reportPrivateUsage] # noqa: SLF001 - argparse shows them nowhere else
+        yield from (it for it in action.option_strings if it[:2] == "--" and it != "--help")
+        if isinstance(action.choices, dict):
+            commands = cast("dict[str, argparse.ArgumentParser]", action.choices)
+            for name, command in commands.items():
+                yield name
+                yield from words_of(command)
 
 
 # --- the model's map ---

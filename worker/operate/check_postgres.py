@@ -69,9 +69,14 @@ def _writable(server: Mapping[str, Any]) -> Finding:
             "writable",
             "read-only by default: nothing can be recorded",
             "take that back, and let the workers connect anew",
-            f"psql \"$DATABASE_URL\" -c '{server['writable_again']}'",
+            _psql("SET default_transaction_read_only = off", *server["writable_again"]),
         )
     return ok("writable", "the primary, takes writes")
+
+
+def _psql(*statements: str) -> str:
+    """Each statement in a transaction of its own, all in one session."""
+    return " ".join(['psql "$DATABASE_URL"', *(f"-c '{statement}'" for statement in statements)])
 
 
 def _durable(server: Mapping[str, Any]) -> Finding:

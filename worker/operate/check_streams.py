@@ -44,6 +44,14 @@ def look_at_stream(found: StreamFigures, settings: Settings) -> Generator[Findin
 
 
 START = ("start a worker", "python -m worker")
+DEAD_OR_WAITING = (
+    "a worker that waits for a server looks so, too: mend what fails below; if nothing does, start one",
+    "python -m worker",
+)
+
+
+def _asking_counts(found: StreamFigures) -> bool:
+    return all(it.asking_counts for it in found.consumers)
 
 
 def _reading(name: str, found: StreamFigures, settings: Settings) -> Finding:
@@ -59,7 +67,10 @@ def _reading(name: str, found: StreamFigures, settings: Settings) -> Finding:
         says = f"{held:,} entries are held by consumers not seen for long: {names}"
         if live:
             return warn(name, says, "the others take them over; if this stays, see the runbook")
-        return fail(name, f"{says}; nobody reads, {waits} wait", *START)
+        return fail(name, f"{says}; nobody reads, {waits} wait", *DEAD_OR_WAITING)
+    if not live and waits == "0" and found.consumers and not _asking_counts(found):
+        says = f"{len(found.consumers)} consumers, which Redis before 7.2 does not see while 0 entries wait"
+        return ok(name, says)
     if not live:
         return warn(name, f"nobody reads; {waits} entries wait", *START)
     return ok(name, f"{len(live)} consumers read; {waits} entries wait")

@@ -6,9 +6,13 @@ SELECT extract(epoch FROM clock_timestamp())::float8 * 1000 AS now_ms,
        pg_is_in_recovery() AS replica,
        current_setting('transaction_read_only')::bool AS read_only,
        CASE (SELECT source FROM pg_settings WHERE name = 'default_transaction_read_only')
-           WHEN 'database' THEN format('ALTER DATABASE %I RESET default_transaction_read_only', current_database())
-           WHEN 'user' THEN format('ALTER ROLE %I RESET default_transaction_read_only', current_user)
-           ELSE 'ALTER SYSTEM SET default_transaction_read_only = off; SELECT pg_reload_conf()'
+           WHEN 'database' THEN ARRAY[format(
+               'ALTER DATABASE %I RESET default_transaction_read_only', current_database())]
+           WHEN 'user' THEN ARRAY[format(
+               'ALTER ROLE %I RESET default_transaction_read_only', current_user)]
+           WHEN 'database user' THEN ARRAY[format(
+               'ALTER ROLE %I IN DATABASE %I RESET default_transaction_read_only', current_user, current_database())]
+           ELSE ARRAY['ALTER SYSTEM SET default_transaction_read_only = off', 'SELECT pg_reload_conf()']
        END AS writable_again,
        current_user::text AS role,
        current_setting('fsync')::bool AS fsync,

@@ -1,17 +1,22 @@
 """`check` finds what is not right, says what to do, and what it suggests mends it."""
 
 import re
+import shlex
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.resources import files
-from typing import NamedTuple
+from itertools import pairwise
+from typing import Any, NamedTuple, cast
 
+import anyio
+import asyncpg
 import pytest
 
 from tests.integration.operate.conftest import Ask
 from tests.isolation import Place, isolated
 from tests.orders import T0_MS, order, orders
+from tests.record import settled
 from tests.servers import Servers, ServerUnavailable
 from tests.workers import drain, impatient, working
 from worker.embedded import EmbeddedUnavailable, PostgresServer, valkey
@@ -285,17 +290,46 @@ def sql_of(command: str) -> str:
     return re.split("['\"]", command.partition(" -c ")[2], maxsplit=1)[1].rstrip("'\"")
 
 
-async def test_a_database_that_is_read_only_by_default_fails(
+async def test_a_database_that_is_read_only_by_default_fails_and_its_command_mends_it(
     own_postgres: PostgresServer, clean_servers: Servers, ask: Ask
 ) -> None:
     async with isolated(clean_servers, database_url=own_postgres.url) as place:
-        await place.fetch("ALTER ROLE CURRENT_USER SET default_transaction_read_only = on")
-        (found,) = (await checked(ask, place))["Postgres", "writable"]
-        assert found.level == "fail"
-        async with place.connected() as connection:
-            await connection.execute("SET default_transaction_read_only = off")
-            await connection.execute(sql_of(found.command))
-        assert (await checked(ask, place))["Postgres", "writable"][0].level == "ok"
+        for whose in (
+            "ROLE tbot", "DATABASE tbot_dev", "ROLE tbot IN DATABASE tbot_dev", "SYSTEM",
+        ):  # fmt: skip
+            await typed(own_postgres, f"ALTER {whose} SET default_transaction_read_only = on")
+            await typed(own_postgres, "SELECT pg_reload_conf()")
+            await wait_for("fail", lambda: writable(ask, place))
+            (found,) = (await checked(ask, place))["Postgres", "writable"]
+            await typed(own_postgres, *sqls_of(found.command))
+            await wait_for("ok", lambda: writable(ask, place))
+
+
+async def writable(ask: Ask, place: Place) -> str:
+    return (await checked(ask, place))["Postgres", "writable"][0].level
+
+
+async def wait_for(level: str, look: Callable[[], Awaitable[str]]) -> None:
+    """Postgres' processes hear of a new configuration one after the other."""
+    with anyio.fail_after(30):
+        while await look() != level:  # noqa: ASYNC110 - it is Postgres that knows
+            await anyio.sleep(0.1)
+
+
+async def typed(server: PostgresServer, *statements: str) -> None:
+    """What psql does with these, each behind a -c: one connection, as Postgres makes it by default."""
+    connection = cast("Any", await asyncpg.connect(server.url))
+    try:
+        for statement in statements:
+            await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+def sqls_of(command: str) -> list[str]:
+    """The statements of a command for psql."""
+    words = shlex.split(command)
+    return [sql for option, sql in pairwise(words) if option == "-c"]
 
 
 async def test_commits_that_a_crash_may_take_are_warned_of(
@@ -340,6 +374,42 @@ async def test_dead_consumers_and_what_they_hold_are_found(place: Place, ask: As
     pending = [it for it in findings if "2 pending" in it.says]
     assert [it.level for it in pending] == ["warn"]
     assert f"explain {T0_MS}-0" in pending[0].command
+
+
+async def test_a_worker_that_may_wait_for_a_server_is_not_simply_called_dead(
+    place: Place, ask: Ask
+) -> None:
+    place = impatient(place)
+    await place.command("XGROUP", "CREATE", place.stream, place.settings.group, "0", "MKSTREAM")
+    await place.publish(orders(range(2)))
+    read = ("XREADGROUP", "GROUP", place.settings.group, "w-7", "COUNT", 1)
+    await place.command(*read, "STREAMS", place.stream, ">")
+    await anyio.sleep(3.2)  # longer than it takes for a takeover: it is Redis' clock that counts
+    (found,) = [it for it in await stream_lines(ask, place) if "nobody reads" in it.says]
+    assert (found.level, "that waits for a server" in found.do) == ("fail", True)
+
+
+async def stream_lines(ask: Ask, place: Place) -> list[Found]:
+    return (await checked(ask, place))["Redis", f"stream {place.stream}"]
+
+
+@pytest.mark.parametrize("newest", [False, True])
+async def test_where_nothing_waits_a_live_worker_is_not_taken_for_a_dead_one(
+    clean_servers: Servers, own_servers: Servers, ask: Ask, *, newest: bool
+) -> None:
+    """Before 7.2 Redis notes only reads that find something."""
+    async with on_redis(clean_servers, own_servers, {}, newest=newest) as usual:
+        place = impatient(usual)
+        async with working(place):
+            await place.publish(orders(range(1)))
+            await settled(place)
+            await anyio.sleep(3.5)
+            reading = (await stream_lines(ask, place))[1]
+            assert (reading.level, "nobody" in reading.says) == ("ok", False)
+        await place.publish(orders(range(1, 2)))
+        await anyio.sleep(3.5)
+        reading = (await stream_lines(ask, place))[1]
+        assert (reading.level, "nobody" in reading.says) == ("warn", True)
 
 
 async def test_retention_below_the_window_and_unknown_variables_are_warned_of(

@@ -60,7 +60,7 @@ async def test_what_waits_and_what_is_pending_is_told_with_its_age_and_holder(pl
     assert found.oldest.age_ms > found.lag_ms > found.oldest.held_ms
     assert found.lag_ms - found.oldest.age_ms == -2
     (consumer,) = found.consumers
-    assert consumer == Consumer("w-7", 2, consumer.idle_ms)
+    assert consumer == Consumer("w-7", 2, consumer.idle_ms, consumer.asking_counts)
 
 
 async def test_a_stream_that_is_settled_has_no_lag(place: Place) -> None:
