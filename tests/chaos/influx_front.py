@@ -60,6 +60,13 @@ async def storing_half(lines: Lines, write: Write) -> web.Response:
     return web.json_response({"message": "partial write"}, status=500)
 
 
+async def too_large(lines: Lines, write: Write) -> web.Response:
+    """Take no more than a line at once."""
+    if len(lines) == 1:
+        return await write(lines)
+    return web.json_response({"message": "request entity too large"}, status=413)
+
+
 async def blaming_a_line(lines: Lines, write: Write) -> web.Response:
     """Store every second line and call the request malformed, until a line comes alone."""
     if len(lines) == 1:
@@ -72,7 +79,7 @@ TROUBLES: Mapping[str, Answer] = {
     "unreachable": unreachable,
     "401": refusing(401),
     "404": refusing(404),
-    "413": refusing(413),
+    "413": too_large,
     "429": refusing(429, Retry_After="1"),
     "500": refusing(500),
     "503": refusing(503, Retry_After="1"),
