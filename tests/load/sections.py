@@ -48,13 +48,19 @@ def write(section: Section) -> None:
     PAGE.write_text(place.sub(lambda _: begin + section.table + end, text))
 
 
+def _commit() -> str:
+    """The commit that is measured; pages may differ from it, for they are what is written."""
+    changed = _output("git", "status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs")
+    return _output("git", "rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
+
+
 async def machine(ground: Ground) -> dict[str, str]:
     """What was measured on what."""
     redis = await ground.command("INFO", "server")
     [postgres] = await ground.row("SHOW server_version")
     return {
         "measured": f"{datetime.now(UTC):%Y-%m-%d}",
-        "commit": _output("git", "describe", "--always", "--dirty"),
+        "commit": _commit(),
         "processor": f"{_processor()}, {os.cpu_count()} cores, servers and clients together",
         "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
         "servers": f"Redis {redis['redis_version']}, Postgres {postgres}",
