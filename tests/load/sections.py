@@ -17,6 +17,7 @@ from tests.load.figures import dumped
 from tests.load.ground import Ground
 
 ROOT = Path(__file__).resolve().parents[2]
+NOTHING = "unknown"  #: where a command prints nothing
 PAGE = ROOT / "docs" / "performance.md"
 FIGURES = ROOT / "docs" / "performance"
 
@@ -51,7 +52,7 @@ def write(section: Section) -> None:
 def _commit() -> str:
     """The commit that is measured; pages may differ from it, for they are what is written."""
     changed = _output("git", "status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs")
-    return _output("git", "rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
+    return _output("git", "rev-parse", "--short", "HEAD") + ("" if changed == NOTHING else "-dirty")
 
 
 async def machine(ground: Ground) -> dict[str, str]:
@@ -75,4 +76,4 @@ def _processor() -> str:
 
 def _output(*command: str) -> str:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
+    return done.stdout.strip() or NOTHING
