@@ -30,6 +30,7 @@ from tests.load.sections import Section, machine
 
 WARM_UP_S = 2.0  #: of each run that does not count
 SETTLE_S_MAX = 20.0  #: to commit the rest once all is sent; whoever needs longer falls behind
+STOP_S = 2.0  #: seconds after which a program is told once more to stop
 SEED = 2
 ORDERGATE, BARE = "Ordergate", "bare loop"
 MODULES = {ORDERGATE: "tests.load.watched", BARE: "tests.load.contestants.bare"}
@@ -126,8 +127,10 @@ async def _reading(
             await _until_reading(place)
             yield times
         finally:
-            process.terminate()
-            await process.wait()
+            while process.returncode is None:  # `asyncio.wait_for` may swallow a cancellation (Python 3.11)
+                process.terminate()
+                with anyio.move_on_after(STOP_S):
+                    await process.wait()
         found: dict[str, Any] = json.loads(path.read_text())
         times.update({id_: at for at, ids in found["commits"] for id_ in ids})
 
