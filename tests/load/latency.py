@@ -127,7 +127,9 @@ async def _reading(
             await _until_reading(place)
             yield times
         finally:
-            while process.returncode is None:  # `asyncio.wait_for` may swallow a cancellation (Python 3.11)
+            while (
+                process.returncode is None
+            ):  # `asyncio.wait_for` may swallow a cancellation (Python 3.11)
                 process.terminate()
                 with anyio.move_on_after(STOP_S):
                     await process.wait()
