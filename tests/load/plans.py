@@ -101,9 +101,12 @@ async def _plans(ledger: "Listening") -> dict[str, str]:
     async with ledger.connection() as connection:
         await connection.execute("VACUUM ANALYZE")
         await connection.execute(EXPLAIN)
-    await _record(ledger, list(coming), owe_points=True)
-    async with ledger.owed_points(BATCH):
-        pass
+    batch = list(coming)
+    await _record(ledger, batch, owe_points=True)
+    async with ledger.owed_points(BATCH) as debt:
+        debt.paid += debt.points
+    await _record(ledger, batch, owe_points=False)
+    await ledger.settle_in_hand(left_after_ms=0)
     return ledger.plans
 
 
