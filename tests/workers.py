@@ -21,6 +21,8 @@ from worker.service import serve
 
 ROOT = Path(__file__).resolve().parents[1]
 END_S_MAX = 60.0  #: seconds; a worker that takes longer hangs
+#: Of the environment, to a worker; the last where coverage is measured.
+PASSED_ON = ("PATH", "HOME", "TMPDIR", "COVERAGE_PROCESS_CONFIG")
 
 
 class WorkerProcess:
@@ -108,9 +110,7 @@ class Workers:
         :param module: another one to run, which makes a worker of another kind
         """
         path = self._directory / f"worker-{len(self._processes)}"
-        system = {
-            name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ
-        }
+        system = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         with path.with_suffix(".log").open("wb") as log, path.with_suffix(".out").open("wb") as out:
             process = await anyio.open_process(
                 [sys.executable, "-m", module, *arguments],
