@@ -21,8 +21,9 @@ from worker.service import serve
 
 ROOT = Path(__file__).resolve().parents[1]
 END_S_MAX = 60.0  #: seconds; a worker that takes longer hangs
-#: Of the environment, to a worker; the last where coverage is measured.
-PASSED_ON = ("PATH", "HOME", "TMPDIR", "COVERAGE_PROCESS_CONFIG")
+MEASURED = "COVERAGE_PROCESS_CONFIG"  #: is set where coverage is measured
+TELL_S_MAX = 5.0  #: seconds for a worker to tell which lines it has executed
+PASSED_ON = ("PATH", "HOME", "TMPDIR", MEASURED)  #: of the environment, to a worker
 
 
 class WorkerProcess:
@@ -89,6 +90,11 @@ class Workers:
 
     async def __aexit__(self, *_: object) -> None:
         for process, worker in self._processes:
+            if worker.running and MEASURED in os.environ:  # one that is killed tells of no line
+                process.send_signal(signal.SIGCONT)
+                process.terminate()
+                with anyio.move_on_after(TELL_S_MAX):
+                    await process.wait()
             if worker.running:
                 process.kill()
             await process.wait()

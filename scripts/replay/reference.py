@@ -194,7 +194,9 @@ def _decimal(text: str) -> Decimal:
 
 def _instant(text: str) -> datetime:
     _check(_INSTANT.fullmatch(text.upper()) is not None)
-    return datetime.fromisoformat(text.upper())
+    at = datetime.fromisoformat(text.upper())
+    _check(at < datetime.max.replace(tzinfo=UTC))
+    return at
 
 
 def _nfc(text: str) -> str:
