@@ -319,7 +319,7 @@ def _order_row(decision: Insert | Repeat) -> tuple[Any, ...]:
         order.price,
         order.stop_price,
         order.time_in_force,
-        order.expire_at,
+        order.expire_at and order.expire_at.isoformat(),
         order.extra,
     )
 

@@ -103,7 +103,7 @@ async def ordeal_reported(
     except BaseException as error:
         error.add_note(str(report))
         raise
-    told(f"{report}")
+    told(str(report))
     return report
 
 

@@ -6,8 +6,9 @@ import pytest
 from scripts.replay.synthetic import synthetic_orders
 from tests.isolation import Place
 from tests.orders import ids, order, orders
-from tests.record import Tally, check, settled
+from tests.record import Tally, check, claim_key, settled
 from tests.workers import Workers, drain, working
+from worker.order import Order, parse
 
 pytestmark = pytest.mark.anyio
 
@@ -205,3 +206,22 @@ async def test_an_order_before_a_recorded_one_of_its_content_repeats_it_within_t
         (at[1], "accepted", None),
         (at[2], "duplicate", at[1]),
     ]
+
+
+@pytest.mark.parametrize("expires", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z"])
+@pytest.mark.parametrize("known", [False, True])
+async def test_the_first_and_the_last_instant_are_stored_as_they_are(
+    place: Place, expires: str, known: bool
+) -> None:
+    sent = order(1, time_in_force="gtd", expire_time=expires)
+    if known:  # a claim that Postgres knows nothing of leads through the other insert
+        made = parse([word for pair in sent.items() for word in pair])
+        assert isinstance(made, Order)
+        key = claim_key(place, made.content_hash)
+        await place.command("SET", key, "stored 1-1", "PX", 60_000)
+    await place.publish([sent])
+    await drain(place)
+    [row] = await place.fetch(
+        "SELECT expire_at = $1::text::timestamptz AS same FROM orders", expires
+    )
+    assert row["same"]

@@ -51,6 +51,9 @@ CREATE FUNCTION trimmed_since(
         AND NOT EXISTS (SELECT FROM outcome_of(p_stream, e.entry_id, e.content_hash))
 $$;
 
+-- Instants travel as text, too: asyncpg sends the first and the last that Python has as -infinity and infinity.
+ALTER TYPE order_entry ALTER ATTRIBUTE expire_at SET DATA TYPE text;
+
 DROP FUNCTION record_outcomes(text, interval, order_entry[], rejected_entry[], boolean);
 
 -- Record a batch in the one transaction of this call. Returns the ids of the orders accepted as generation
@@ -119,8 +122,8 @@ BEGIN
             symbol, side, type, quantity, price, stop_price, time_in_force, expire_at, extra, recorded_at)
         SELECT DISTINCT ON (e.content_hash) e.content_hash, 0, p_stream, e.entry_id,
             entry_instant(e.entry_ms), e.order_id, e.account, e.symbol, e.side, e.type,
-            e.quantity::numeric, e.price::numeric, e.stop_price::numeric, e.time_in_force, e.expire_at,
-            e.extra::jsonb, v_now
+            e.quantity::numeric, e.price::numeric, e.stop_price::numeric, e.time_in_force,
+            e.expire_at::timestamptz, e.extra::jsonb, v_now
         FROM unnest(p_orders) WITH ORDINALITY e
         WHERE NOT e.known
         ORDER BY e.content_hash, e.ordinality
@@ -167,7 +170,10 @@ BEGIN
     -- original of the next.
     IF cardinality(accepted) + cardinality(others) < cardinality(p_orders) THEN
         FOR v_order IN
-            SELECT e.*, entry_instant(e.entry_ms) AS entry_at FROM unnest(p_orders) WITH ORDINALITY e
+            SELECT e.entry_id, e.content_hash, e.order_id, e.account, e.symbol, e.side, e.type, e.quantity,
+                e.price, e.stop_price, e.time_in_force, e.expire_at::timestamptz AS expire_at, e.extra,
+                entry_instant(e.entry_ms) AS entry_at
+            FROM unnest(p_orders) WITH ORDINALITY e
             WHERE e.entry_id NOT IN (SELECT unnest(accepted))
                 AND e.entry_id NOT IN (SELECT r.entry_id FROM unnest(others) r)
             ORDER BY e.content_hash, e.ordinality
