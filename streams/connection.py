@@ -64,6 +64,15 @@ class GroupLost(Exception):
     answered = True
 
 
+class _Client(Redis):
+    """Closes its connections even where its owner has been cancelled, within the limit on connecting."""
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        """See `Redis.aclose`, which is called at the end of `async with`, too."""
+        with anyio.CancelScope(shield=True):
+            await super().aclose(close_connection_pool)
+
+
 def connect(url: str, *, timeout_ms: int, block_ms: int = 0) -> Redis:
     """A client that says what happened instead of trying again. Connects at its first command.
 
@@ -72,7 +81,7 @@ def connect(url: str, *, timeout_ms: int, block_ms: int = 0) -> Redis:
     :param timeout_ms: bound on connecting, and on a command beyond `block_ms`
     :param block_ms: the longest that this client's commands block on the server
     """
-    client = Redis.from_url(  # pyright: ignore[reportUnknownVariableType]
+    client = _Client.from_url(  # pyright: ignore[reportUnknownVariableType]
         url,
         protocol=2,
         legacy_responses=False,
@@ -89,12 +98,6 @@ def connect(url: str, *, timeout_ms: int, block_ms: int = 0) -> Redis:
     for command in RAW_REPLIES:
         client.set_response_callback(command, _as_sent)
     return client
-
-
-async def close(redis: Redis) -> None:
-    """Close a client's connections, even where the caller has been cancelled."""
-    with anyio.CancelScope(shield=True):  # bounded by the client's own limit
-        await redis.aclose()
 
 
 class _Packing(AbstractConnection):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 from redis.commands.core import AsyncScript
 
-from streams.connection import GroupLost, call, close, connect, redis_errors
+from streams.connection import GroupLost, call, connect, redis_errors
 from streams.entry import Entry, EntryId, entries
 
 LUA = files("streams") / "lua"
@@ -73,8 +73,8 @@ class Group:
 
     async def aclose(self) -> None:
         """Close both connections."""
-        await close(self._reader)
-        await close(self._redis)
+        await self._reader.aclose()
+        await self._redis.aclose()
 
     async def create(self) -> bool:
         """Make the group, and the stream, where they are missing. Says whether it did.

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from redis.asyncio import Redis
 
-from streams.connection import close, connect, redis_errors
+from streams.connection import connect, redis_errors
 from streams.dead_letters import dead_letters_of
 from streams.group import progress_of
 from worker.decide import Claim, Hint, Stored
@@ -62,8 +62,8 @@ class Claims:
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await close(self._claims_redis)
-        await close(self._redis)
+        await self._claims_redis.aclose()
+        await self._redis.aclose()
 
     async def claim(self, content_hashes: Sequence[bytes]) -> list[Claim]:
         """Claim each hash, in one call; a hash that occurs twice is won twice."""

@@ -7,7 +7,7 @@ import pytest
 from anyio import lowlevel
 from redis import exceptions
 
-from streams.connection import RedisUnavailable, call, close, connect
+from streams.connection import RedisUnavailable, call, connect
 from tests.isolation import Place
 from worker.embedded import RedisServer
 
@@ -33,7 +33,7 @@ async def test_a_client_is_closed_though_its_owner_has_been_cancelled(place: Pla
         await redis.connection_pool.release(link)
     with anyio.CancelScope() as scope:
         scope.cancel()
-        await close(redis)
+        await redis.aclose()
     assert not any(link.is_connected for link in links)
 
 

@@ -127,9 +127,8 @@ async def _reading(
             await _until_reading(place)
             yield times
         finally:
-            while (
-                process.returncode is None
-            ):  # `asyncio.wait_for` may swallow a cancellation (Python 3.11)
+            # More than once: `asyncio.wait_for` of Python 3.11 may swallow a cancellation.
+            while process.returncode is None:
                 process.terminate()
                 with anyio.move_on_after(STOP_S):
                     await process.wait()
