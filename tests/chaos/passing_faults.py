@@ -18,7 +18,7 @@ from tests.chaos.proxy import (
     Sound,
     Trickle,
 )
-from tests.chaos.rounds import SERVERS, Lane, Proxies, Spread
+from tests.chaos.rounds import SERVERS, Lane, Proxies, Spread, conversations
 
 FAULT_S = 1.2  #: seconds; longer than any call of an impatient worker may take
 KINDS: tuple[Fault, ...] = (
@@ -54,12 +54,10 @@ async def suffer(lane: Lane, at: FaultFrom) -> bool:
     return getattr(await lane.run(fail, dies=at.dies), at.server).struck.is_set()
 
 
-async def every_kind(lane: Lane, begins: int) -> list[FaultFrom]:
+async def every_kind(lanes: Sequence[Lane], begins: int) -> list[FaultFrom]:
     """Each fault at each server, beginning at so many bytes, evenly spread; every other worker dies of it."""
-    conversations = await lane.conversations()
-    lengths = {
-        server: sum(map(len, conversations[server, Direction.TO_SERVER])) for server in SERVERS
-    }
+    sound = await conversations(lanes)
+    lengths = {server: sum(map(len, sound[server, Direction.TO_SERVER])) for server in SERVERS}
     return [
         FaultFrom(fault, server, lengths[server] * n // begins, dies=bool((n + number) % 2))
         for number, fault in enumerate(KINDS)

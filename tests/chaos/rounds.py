@@ -24,7 +24,7 @@ from tests.workers import drain, impatient
 from worker.service import serve
 
 LANES = 6
-SOUND_ROUNDS = 8
+SOUND_ROUNDS = 12
 ROUND_S_MAX = 60  #: seconds; a busy machine included
 EARLIER_IDS = [f"{T0}-{n}" for n in range(len(EARLIER))]
 IDS = [*EARLIER_IDS, *(f"{T0 + ms}-0" for ms in TIMES)]
@@ -103,21 +103,6 @@ class Lane:
             await drain(place)
         assert await check(place) == EXPECTED
         return proxies
-
-    async def conversations(self) -> dict[tuple[str, Direction], list[bytes]]:
-        """What goes each way between a worker and each server where all is sound, piece by piece.
-
-        The shortest of a few: how often a worker asks whether it is done differs, as its connections do.
-        """
-        sound = [await self.run(nothing, record=True) for _ in range(SOUND_ROUNDS)]
-        return {
-            (server, direction): min(
-                (_pieces(getattr(proxies, server), direction) for proxies in sound),
-                key=lambda pieces: sum(map(len, pieces)),
-            )
-            for server in SERVERS
-            for direction in Direction
-        }
 
     async def _renewed(self) -> Place:
         """The place with a new stream: the earlier orders come again, and the mixed batch is new."""
@@ -200,6 +185,27 @@ class Spread(Generic[J, R]):
             except Exception as error:
                 error.add_note(f"in the round of {job}")
                 raise
+
+
+async def conversations(lanes: Iterable[Lane]) -> dict[tuple[str, Direction], list[bytes]]:
+    """What goes each way between a worker and each server where all is sound, piece by piece.
+
+    The shortest of a few, in lanes as busy as they will be: what a worker does beside its batch differs, and
+    how often it asks whether it is done.
+    """
+
+    async def recorded(lane: Lane, _number: int) -> Proxies:
+        return await lane.run(nothing, record=True)
+
+    sound = await Spread(recorded).over(lanes, range(SOUND_ROUNDS))
+    return {
+        (server, direction): min(
+            (_pieces(getattr(proxies, server), direction) for _, proxies in sound),
+            key=lambda pieces: sum(map(len, pieces)),
+        )
+        for server in SERVERS
+        for direction in Direction
+    }
 
 
 async def nothing(_proxies: Proxies) -> None:

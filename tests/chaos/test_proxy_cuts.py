@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.chaos.cuts import boundaries, reached, shuffled, spread
-from tests.chaos.rounds import lanes
+from tests.chaos.rounds import conversations, lanes
 from tests.servers import Servers
 
 pytestmark = pytest.mark.anyio
@@ -20,7 +20,7 @@ async def test_a_conversation_may_be_cut_between_messages_and_within(
     clean_servers: Servers, told: Callable[[str], None]
 ) -> None:
     async with lanes(clean_servers) as all_lanes:
-        conversations = await all_lanes[0].conversations()
-        cuts = boundaries(conversations) | spread(conversations, SPREAD)
+        sound = await conversations(all_lanes)
+        cuts = boundaries(sound) | spread(sound, SPREAD)
         done = await reached(all_lanes, shuffled(cuts, seed=1))
     told(f"bytes after which conversations were cut: {dict(done)}")

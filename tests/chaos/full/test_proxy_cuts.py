@@ -6,7 +6,7 @@ import pytest
 
 from tests.chaos.cuts import every_byte, reached, shuffled
 from tests.chaos.proxy import Direction
-from tests.chaos.rounds import SERVERS, lanes
+from tests.chaos.rounds import SERVERS, conversations, lanes
 from tests.servers import Servers
 
 pytestmark = pytest.mark.anyio
@@ -26,6 +26,6 @@ async def test_a_conversation_may_be_cut_after_any_byte(
 ) -> None:
     async with lanes(clean_servers) as all_lanes:
         which = (server, direction)
-        cuts = every_byte({which: (await all_lanes[0].conversations())[which]})[part::PARTS]
+        cuts = every_byte({which: (await conversations(all_lanes))[which]})[part::PARTS]
         done = await reached(all_lanes, shuffled(cuts, seed=1))
     told(f"bytes after which a conversation was cut: {dict(done)} of {len(cuts)}")

@@ -20,5 +20,5 @@ async def test_a_server_may_be_out_of_reach_in_any_way_for_a_while(
     clean_servers: Servers, told: Callable[[str], None]
 ) -> None:
     async with lanes(clean_servers) as all_lanes:
-        begun = await suffered(all_lanes, await every_kind(all_lanes[0], BEGINS))
+        begun = await suffered(all_lanes, await every_kind(all_lanes, BEGINS))
     told(f"faults of connections: {dict(begun)}")
