@@ -128,10 +128,13 @@ class FileSink:
     async def write(self, body: bytes) -> None:
         """See `Sink.write`. One write call for all lines, so that those of two workers do not mix."""
         try:
-            async with await anyio.open_file(self._path, "ab", buffering=0) as file:
-                await file.write(body + b"\n")
+            await to_thread.run_sync(self._append, body + b"\n")
         except OSError as error:
             raise InfluxUnavailable(f"{self._path}: {error}") from error
+
+    def _append(self, text: bytes) -> None:
+        with self._path.open("ab", buffering=0) as file:
+            file.write(text)
 
     async def aclose(self) -> None:
         """Hold nothing between writes."""

@@ -1,10 +1,11 @@
-"""Postgres looks at as many rows as a batch has, however much is on record and whenever it made its plans.
+"""Postgres looks at as much as a batch has, however much is on record and whenever it made its plans.
 
 Plans are cached by the session. Made while the tables are small, a plan may read a table from end to end for
-every batch, and goes on with that until autovacuum has seen the table grow.
+every batch, and goes on with that until autovacuum has seen the table grow. And an index may go through all
+entries of the same key for each one more.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 
 import pytest
 
@@ -29,6 +30,12 @@ READ = """
         USING (relid)
     WHERE schemaname = $1 AND relname = ANY ($2)
 """
+REPEATS, REPEATS_BATCH = 20_000, 1_000
+BLOCKS_MAX = 8  #: of one index, for one repeat: from its root to a leaf, and for a leaf that splits
+BLOCKS = """
+    SELECT indexrelname AS index, idx_blks_hit + idx_blks_read AS blocks
+    FROM pg_statio_user_indexes WHERE schemaname = $1
+"""
 
 
 @pytest.fixture
@@ -52,14 +59,37 @@ async def test_no_batch_and_no_drain_reads_a_table_from_end_to_end(
         await record(ledger, place, batch * BATCH, BATCH)
     while await drain(ledger, BATCH):
         pass
-    await until(lambda: told(place))
+    await until(lambda: told(place, 2 * (ROWS - BATCH)))
     read = {row["relname"]: row["rows"] for row in await place.fetch(READ, place.schema, TABLES)}
     assert {table: rows for table, rows in read.items() if rows > LOOKS_MAX * ROWS} == {}
 
 
+async def test_an_order_sent_without_end_costs_no_more_with_each_repeat(
+    place: Place, ledger: Ledger
+) -> None:
+    for first in range(0, REPEATS, REPEATS_BATCH):
+        numbers = range(first, first + REPEATS_BATCH)
+        await write(ledger, place, [repeat(place, n) for n in numbers])
+    await until(lambda: told(place, REPEATS))
+    blocks = {row["index"]: row["blocks"] for row in await place.fetch(BLOCKS, place.schema)}
+    assert blocks["duplicates_pkey"] >= REPEATS
+    assert {it: count for it, count in blocks.items() if count > BLOCKS_MAX * REPEATS} == {}
+
+
+def repeat(place: Place, n: int) -> Decision:
+    """One order again, its order id the same, too."""
+    fields = [word for pair in order(0, order_id="A-17").items() for word in pair]
+    entry = Entry(place.stream, f"{T0_MS + n}-0", fields)
+    return decide(entry, parse(fields), Hint.UNKNOWN, 3_600_000)
+
+
 async def record(ledger: Ledger, place: Place, first: int, count: int) -> None:
-    """Record a batch of new orders, repeats and rejections, their points owed."""
-    batch = [decision(place, n) for n in range(first, first + count)]
+    """Record a batch of new orders, repeats and rejections."""
+    await write(ledger, place, [decision(place, n) for n in range(first, first + count)])
+
+
+async def write(ledger: Ledger, place: Place, batch: Sequence[Decision]) -> None:
+    """Record a batch, its points owed."""
     await ledger.record(
         place.stream, batch, window_ms=3_600_000, owe_points=True, read_after=ledger.as_of
     )
@@ -81,7 +111,7 @@ async def drain(ledger: Ledger, count_max: int) -> int:
     return len(debt.paid)
 
 
-async def told(place: Place) -> bool:
+async def told(place: Place, inserted: int) -> bool:
     """Whether Postgres has counted everything; a session tells of its last second when it is idle."""
     rows = await place.fetch(READ, place.schema, TABLES)
-    return sum(row["n_tup_ins"] for row in rows) >= 2 * (ROWS - BATCH)
+    return sum(row["n_tup_ins"] for row in rows) >= inserted

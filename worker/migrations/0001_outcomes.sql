@@ -103,7 +103,7 @@ CREATE FUNCTION original_of(p_content_hash bytea, p_at timestamptz, p_window int
 RETURNS SETOF orders LANGUAGE sql STABLE ROWS 1 AS $$
     SELECT * FROM orders
     WHERE content_hash = p_content_hash AND entry_at BETWEEN p_at - p_window AND p_at + p_window
-    ORDER BY entry_at <= p_at DESC, abs(extract(epoch FROM entry_at - p_at)) LIMIT 1
+    ORDER BY entry_at <= p_at DESC, greatest(entry_at - p_at, p_at - entry_at) LIMIT 1
 $$;
 
 -- The outcome on record of this very entry, with this content; no row where there is none.

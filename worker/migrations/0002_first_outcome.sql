@@ -149,11 +149,12 @@ BEGIN
                 f.content_hash, f.generation, v_now
             FROM found f WHERE NOT itself
             ON CONFLICT (stream, entry_id) DO NOTHING
-            RETURNING entry_id, 'duplicate', false, generation
-        ), told AS (
-            SELECT i.*, f.original_entry_id FROM inserted i JOIN found f USING (entry_id)
-            UNION ALL SELECT entry_id, 'accepted', true, generation, NULL FROM found WHERE itself
-        ) SELECT coalesce(array_agg(ROW (t.*)::recorded_entry), '{}') INTO others FROM told t;
+            RETURNING entry_id
+        ) SELECT coalesce(array_agg(ROW (
+            f.entry_id, CASE WHEN itself THEN 'accepted' ELSE 'duplicate' END, itself, f.generation,
+            CASE WHEN NOT itself THEN f.original_entry_id END)::recorded_entry), '{}')
+        INTO others
+        FROM found f WHERE itself OR f.entry_id IN (SELECT i.entry_id FROM inserted i);
     END IF;
 
     IF cardinality(accepted) + cardinality(others) < cardinality(p_orders) THEN
