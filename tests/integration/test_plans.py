@@ -31,6 +31,7 @@ READ = """
     WHERE schemaname = $1 AND relname = ANY ($2)
 """
 REPEATS, REPEATS_BATCH = 20_000, 1_000
+WINDOWS = 2_000  #: entries of one order, a millisecond between two
 BLOCKS_MAX = 8  #: of one index, for one repeat: from its root to a leaf, and for a leaf that splits
 BLOCKS = """
     SELECT indexrelname AS index, idx_blks_hit + idx_blks_read AS blocks
@@ -70,10 +71,22 @@ async def test_an_order_sent_without_end_costs_no_more_with_each_repeat(
     for first in range(0, REPEATS, REPEATS_BATCH):
         numbers = range(first, first + REPEATS_BATCH)
         await write(ledger, place, [repeat(place, n) for n in numbers])
-    await until(lambda: told(place, REPEATS))
+    await until(lambda: told(place, 2 * REPEATS))
     blocks = {row["index"]: row["blocks"] for row in await place.fetch(BLOCKS, place.schema)}
     assert blocks["duplicates_pkey"] >= REPEATS
     assert {it: count for it, count in blocks.items() if count > BLOCKS_MAX * REPEATS} == {}
+
+
+async def test_an_order_costs_no_more_with_each_window_it_was_sent_in(
+    place: Place, ledger: Ledger
+) -> None:
+    for first in range(0, WINDOWS, BATCH):
+        batch = [repeat(place, n) for n in range(first, first + BATCH)]
+        await write(ledger, place, batch, window_ms=1)
+    await until(lambda: told(place, 2 * WINDOWS))
+    [orders] = [row for row in await place.fetch(READ, place.schema, ["orders"])]
+    assert orders["n_tup_ins"] == WINDOWS / 2
+    assert orders["rows"] <= 2 * LOOKS_MAX * WINDOWS  # one look before the insert, one after it
 
 
 def repeat(place: Place, n: int) -> Decision:
@@ -88,10 +101,12 @@ async def record(ledger: Ledger, place: Place, first: int, count: int) -> None:
     await write(ledger, place, [decision(place, n) for n in range(first, first + count)])
 
 
-async def write(ledger: Ledger, place: Place, batch: Sequence[Decision]) -> None:
+async def write(
+    ledger: Ledger, place: Place, batch: Sequence[Decision], window_ms: int = 3_600_000
+) -> None:
     """Record a batch, its points owed."""
     await ledger.record(
-        place.stream, batch, window_ms=3_600_000, owe_points=True, read_after=ledger.as_of
+        place.stream, batch, window_ms=window_ms, owe_points=True, read_after=ledger.as_of
     )
 
 

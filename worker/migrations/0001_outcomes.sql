@@ -27,6 +27,8 @@ CREATE TABLE orders (
 COMMENT ON TABLE orders IS 'accepted: each content once in its window; generation counts its windows';
 -- Not unique: a Redis that lost its data may give an id again, to another order, which must not be lost.
 CREATE INDEX orders_entry_idx ON orders (stream, entry_id);
+-- A content that is sent for years with a short window has very many generations. Most contents have one.
+CREATE INDEX orders_later_generations_idx ON orders (content_hash, entry_at) WHERE generation > 0;
 
 CREATE TABLE duplicates (
     stream       text        NOT NULL,
@@ -98,19 +100,36 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
         THEN timestamptz 'epoch' + ms * interval '1 millisecond' ELSE 'infinity' END
 $$;
 
--- The accepted order within whose window an entry lies: the latest before it, else the next after it.
+-- The accepted order within whose window an entry lies: the latest before it, else the next after it. Each part
+-- finds one row at most, by its index, however many generations there are.
 CREATE FUNCTION original_of(p_content_hash bytea, p_at timestamptz, p_window interval)
 RETURNS SETOF orders LANGUAGE sql STABLE ROWS 1 AS $$
-    SELECT * FROM orders
-    WHERE content_hash = p_content_hash AND entry_at BETWEEN p_at - p_window AND p_at + p_window
+    SELECT * FROM (
+        SELECT * FROM orders
+        WHERE content_hash = p_content_hash AND generation = 0
+            AND entry_at BETWEEN p_at - p_window AND p_at + p_window
+        UNION ALL (
+            SELECT * FROM orders
+            WHERE content_hash = p_content_hash AND generation > 0
+                AND entry_at BETWEEN p_at - p_window AND p_at
+            ORDER BY entry_at DESC LIMIT 1
+        ) UNION ALL (
+            SELECT * FROM orders
+            WHERE content_hash = p_content_hash AND generation > 0
+                AND entry_at > p_at AND entry_at <= p_at + p_window
+            ORDER BY entry_at LIMIT 1
+        )
+    ) o
     ORDER BY entry_at <= p_at DESC, greatest(entry_at - p_at, p_at - entry_at) LIMIT 1
 $$;
 
--- The outcome on record of this very entry, with this content; no row where there is none.
+-- The outcome on record of this very entry, with this content; no row where there is none. OFFSET 0 keeps the
+-- look at orders one by the entry, not by the content.
 CREATE FUNCTION outcome_of(p_stream text, p_entry_id text, p_content_hash bytea)
 RETURNS TABLE (outcome text, generation int, original_entry_id text) LANGUAGE sql STABLE ROWS 1 AS $$
-    SELECT 'accepted', generation, NULL FROM orders
-    WHERE content_hash = p_content_hash AND stream = p_stream AND entry_id = p_entry_id
+    SELECT 'accepted', o.generation, NULL
+    FROM (SELECT * FROM orders WHERE stream = p_stream AND entry_id = p_entry_id OFFSET 0) o
+    WHERE o.content_hash = p_content_hash
     UNION ALL
     SELECT 'duplicate', d.generation, (SELECT o.entry_id FROM orders o
         WHERE o.content_hash = d.content_hash AND o.generation = d.generation)
@@ -147,12 +166,13 @@ BEGIN
         END IF;
         INSERT INTO orders (content_hash, generation, stream, entry_id, entry_at, order_id, account,
             symbol, side, type, quantity, price, stop_price, time_in_force, expire_at, extra, recorded_at)
-        SELECT p_order.content_hash, coalesce(max(o.generation) + 1, 0), p_stream, p_order.entry_id,
-            p_order.entry_at, p_order.order_id, p_order.account, p_order.symbol, p_order.side,
-            p_order.type, p_order.quantity::numeric, p_order.price::numeric,
-            p_order.stop_price::numeric, p_order.time_in_force, p_order.expire_at,
-            p_order.extra::jsonb, p_now
-        FROM orders o WHERE o.content_hash = p_order.content_hash
+        SELECT p_order.content_hash, coalesce(
+                (SELECT o.generation + 1 FROM orders o WHERE o.content_hash = p_order.content_hash
+                ORDER BY o.generation DESC LIMIT 1), 0),
+            p_stream, p_order.entry_id, p_order.entry_at, p_order.order_id, p_order.account,
+            p_order.symbol, p_order.side, p_order.type, p_order.quantity::numeric,
+            p_order.price::numeric, p_order.stop_price::numeric, p_order.time_in_force,
+            p_order.expire_at, p_order.extra::jsonb, p_now
         ON CONFLICT (content_hash, generation) DO NOTHING
         RETURNING entry_id, 'accepted', false, generation, NULL INTO v_recorded;
         IF FOUND THEN
