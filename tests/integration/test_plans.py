@@ -60,7 +60,7 @@ async def test_no_batch_and_no_drain_reads_a_table_from_end_to_end(
         await record(ledger, place, batch * BATCH, BATCH)
     while await drain(ledger, BATCH):
         pass
-    await until(lambda: told(place, 2 * (ROWS - BATCH)))
+    await told(place, ledger, 2 * (ROWS - BATCH))
     read = {row["relname"]: row["rows"] for row in await place.fetch(READ, place.schema, TABLES)}
     assert {table: rows for table, rows in read.items() if rows > LOOKS_MAX * ROWS} == {}
 
@@ -71,7 +71,7 @@ async def test_an_order_sent_without_end_costs_no_more_with_each_repeat(
     for first in range(0, REPEATS, REPEATS_BATCH):
         numbers = range(first, first + REPEATS_BATCH)
         await write(ledger, place, [repeat(place, n) for n in numbers])
-    await until(lambda: told(place, 2 * REPEATS))
+    await told(place, ledger, 2 * REPEATS)
     blocks = {row["index"]: row["blocks"] for row in await place.fetch(BLOCKS, place.schema)}
     assert blocks["duplicates_pkey"] >= REPEATS
     assert {it: count for it, count in blocks.items() if count > BLOCKS_MAX * REPEATS} == {}
@@ -83,8 +83,8 @@ async def test_an_order_costs_no_more_with_each_window_it_was_sent_in(
     for first in range(0, WINDOWS, BATCH):
         batch = [repeat(place, n) for n in range(first, first + BATCH)]
         await write(ledger, place, batch, window_ms=1)
-    await until(lambda: told(place, 2 * WINDOWS))
-    [orders] = [row for row in await place.fetch(READ, place.schema, ["orders"])]
+    await told(place, ledger, 2 * WINDOWS)
+    [orders] = await place.fetch(READ, place.schema, ["orders"])
     assert orders["n_tup_ins"] == WINDOWS / 2
     assert orders["rows"] <= 2 * LOOKS_MAX * WINDOWS  # one look before the insert, one after it
 
@@ -126,7 +126,12 @@ async def drain(ledger: Ledger, count_max: int) -> int:
     return len(debt.paid)
 
 
-async def told(place: Place, inserted: int) -> bool:
-    """Whether Postgres has counted everything; a session tells of its last second when it is idle."""
-    rows = await place.fetch(READ, place.schema, TABLES)
-    return sum(row["n_tup_ins"] for row in rows) >= inserted
+async def told(place: Place, ledger: Ledger, inserted: int) -> None:
+    """Wait until Postgres tells all that it has counted, which it does when the session ends."""
+    await ledger.aclose()
+
+    async def seen() -> bool:
+        rows = await place.fetch(READ, place.schema, TABLES)
+        return sum(row["n_tup_ins"] for row in rows) >= inserted
+
+    await until(seen)
