@@ -15,7 +15,6 @@ import msgspec
 from streams.connection import call
 from streams.entry import Entry, EntryId
 from streams.look import (
-    Delivery,
     delivery,
     entries_between,
     entry_of,
@@ -27,8 +26,6 @@ from worker.errors import BadUsage, NoAnswer, PostgresRefused
 from worker.ledger import queries
 from worker.operate.command import (
     Servers,
-    human,
-    instant,
     now_ms,
     run,
     schema_checked,
@@ -36,7 +33,16 @@ from worker.operate.command import (
     streams_of,
 )
 from worker.operate.dead_letters import changed
-from worker.operate.output import print_json, print_line, print_sheet, print_table, printable
+from worker.operate.explain_report import (
+    Answer,
+    Listed,
+    Original,
+    print_answer,
+    sentence,
+    sentence_now,
+    sentence_unrecorded,
+)
+from worker.operate.output import print_json, printable
 from worker.order import HASH_TAG, Malformed, canonical, parse
 from worker.points import time_ns
 
@@ -57,56 +63,6 @@ class Question(msgspec.Struct, frozen=True):
     fields: list[str] | None = None
 
 
-class Listed(msgspec.Struct, frozen=True):
-    """An entry on record, in a list."""
-
-    stream: str
-    entry_id: str
-    outcome: str
-    order_id: str | None
-    generation: int | None
-
-
-class Original(msgspec.Struct, frozen=True):
-    """The accepted order beside an entry, and how long before it (negative: after it)."""
-
-    stream: str
-    entry_id: str
-    order_id: str
-    apart_ms: int
-
-
-class Answer(msgspec.Struct):
-    """Everything that is known. What is None is not so, or could not be asked: see `unanswered`."""
-
-    answer: str = ""
-    known: bool = False
-    stream: str | None = None
-    entry_id: str | None = None
-    order_id: str | None = None
-    outcome: str | None = None
-    generation: int | None = None
-    code: str | None = None
-    reason: str | None = None
-    recorded_at: str | None = None
-    window_ms: int = 0
-    canonical: str | None = None
-    content_hash: str | None = None
-    original: Original | None = None
-    same_content: list[Listed] = []
-    same_content_count: int = 0
-    same_order_id: list[Listed] = []
-    same_order_id_count: int = 0
-    claim: str | None = None
-    claim_expires_ms: int | None = None
-    claim_says: str | None = None
-    point: str | None = None
-    in_redis: str | None = None
-    pending: Delivery | None = None
-    replays: list[str] = []
-    unanswered: dict[str, str] = {}
-
-
 def run_explain(options: argparse.Namespace) -> int:
     """Explain what was asked. 0 where it is known, 1 where it is not or cannot be said."""
     return run(lambda servers: _run(servers, options))
@@ -118,7 +74,7 @@ async def _run(servers: Servers, options: argparse.Namespace) -> int:
     if options.json:
         print_json(found)
     else:
-        _print(found)
+        print_answer(found)
     return 0 if found.known else 1
 
 
@@ -191,8 +147,12 @@ class _Look:
         """Explain an entry, or the newest one of an order id."""
         row: Row | None = None
         if question.entry_id:
-            rows = await self.rows("outcomes_where", self.streams, question.entry_id, None, None, 2)
+            asked = self.streams, question.entry_id, None, None, LISTED_MAX
+            rows = await self.rows("outcomes_where", *asked)
             row = rows[0] if rows else None
+            self.found.same_entry_id = [
+                _listed(r) for r in rows[1:] if r["stream"] == rows[0]["stream"]
+            ]
             if row is None and await self._in_streams(question.entry_id):
                 return
         if row is None and question.order_id is not None:
@@ -278,7 +238,7 @@ class _Look:
             await self._beside(row)
         await self._at_point(row)
         await self._at_replays()
-        found.answer = _sentence(found, self.servers.settings.dedupe_window_ms)
+        found.answer = sentence(found, self.servers.settings.dedupe_window_ms)
 
     async def _at_unrecorded(self, entry: Entry) -> None:
         found = self.found
@@ -292,7 +252,7 @@ class _Look:
             await self._at_content(parsed.content_hash, entry.stream, entry.fields)
         await self._at_replays()
         found.known = "Postgres" not in found.unanswered and found.in_redis != "acknowledged"
-        found.answer = _sentence_unrecorded(found)
+        found.answer = sentence_unrecorded(found)
 
     async def _in_redis(self, stream: str, entry_id: str) -> Entry | None:
         """Where the entry is in Redis, noted; and the entry, where it still is in its stream."""
@@ -371,7 +331,7 @@ class _Look:
         for order in await self.rows("order_of", parsed.content_hash, newest):
             apart = now_ms() - EntryId.parse(order["entry_id"]).ms
             found.original = Original(order["stream"], order["entry_id"], order["order_id"], apart)
-        found.answer = _sentence_now(found.original, self.servers.settings.dedupe_window_ms)
+        found.answer = sentence_now(found.original, self.servers.settings.dedupe_window_ms)
 
     async def _at_content(
         self, content_hash: bytes, stream: str, fields: Sequence[str] | None
@@ -439,138 +399,3 @@ def _canonical(fields: Sequence[str], envelope: frozenset[str], content_hash: by
     except ValueError:
         return None
     return content.decode() if sha256(HASH_TAG + content).digest() == content_hash else None
-
-
-# --- sentences ---
-
-
-def _sentence(found: Answer, window_ms: int) -> str:
-    order = f"order {printable(found.order_id or '')}"
-    original, window = found.original, human(window_ms)
-    if found.outcome == "rejected":
-        return f"Rejected, {found.code}: {printable(found.reason or '')}."
-    if found.outcome == "accepted":
-        if original:
-            return (
-                f"Accepted: the equal {_named(original)} lies {human(abs(original.apart_ms))} away, "
-                f"outside of the window (now {window}). This is generation {found.generation} of it."
-            )
-        return f"Accepted: {order} is the first of its content."
-    if original is None:
-        asked = (
-            "its original cannot be looked up"
-            if found.unanswered
-            else "its original is gone: run audit"
-        )
-        return f"Duplicate: {order} repeats another; {asked}."
-    when = "before" if original.apart_ms >= 0 else "after"
-    return (
-        f"Duplicate: {order} has the same content as {_named(original)}, accepted "
-        f"{human(abs(original.apart_ms))} {when} it; the window is {window}."
-    )
-
-
-def _named(original: Original) -> str:
-    return f"order {printable(original.order_id)} (entry {original.entry_id})"
-
-
-def _sentence_unrecorded(found: Answer) -> str:
-    if "Postgres" in found.unanswered:
-        known = "Postgres does not answer, so its outcome cannot be said"
-    else:
-        known = "Not on record yet"
-    if found.pending:
-        held = found.pending
-        return (
-            f"{known}: it is pending with {printable(held.consumer)} since {human(held.idle_ms)}, "
-            f"delivered {held.deliveries:,} times."
-        )
-    if found.in_redis == "unread":
-        return f"{known}: no worker has read it."
-    if found.in_redis == "acknowledged" and "Postgres" not in found.unanswered:
-        return "Acknowledged, and without an outcome on record: that must not be. Run audit."
-    return f"{known}."
-
-
-def _sentence_now(original: Original | None, window_ms: int) -> str:
-    if original is None:
-        return "Sent now it would be a new order: none of this content is on record."
-    ago = human(max(0, original.apart_ms))
-    if original.apart_ms <= window_ms:
-        return (
-            f"Sent now it would be a duplicate of {_named(original)}, accepted {ago} ago; the window is "
-            f"{human(window_ms)}."
-        )
-    return (
-        f"Sent now it would be a new order: the equal {_named(original)} was accepted {ago} ago, outside of "
-        f"the window of {human(window_ms)}."
-    )
-
-
-# --- on paper ---
-
-
-def _print(found: Answer) -> None:
-    print_line(found.answer)
-    print_line()
-    outcome = f"{found.outcome}, recorded {found.recorded_at}" if found.outcome else ""
-    generation = f", generation {found.generation}" if found.generation else ""
-    print_sheet(
-        [
-            ("entry", _placed(found.stream, found.entry_id)),
-            ("order id", printable(found.order_id or "")),
-            ("outcome", outcome + generation),
-            ("original", _original(found.original)),
-            ("in Redis", found.in_redis or ""),
-            ("content", printable(found.canonical or "", 2000)),
-            ("hash", found.content_hash or ""),
-            ("claim", _claim(found)),
-            ("point", printable(found.point or "", 500)),
-            ("replay", "\n".join(found.replays)),
-            *(("unanswered", printable(text, 300)) for text in found.unanswered.values()),
-        ]
-    )
-    _print_listed("content", found.same_content, found.same_content_count)
-    if found.same_order_id_count > 1:
-        _print_listed("order id", found.same_order_id, found.same_order_id_count)
-
-
-def _placed(stream: str | None, entry_id: str | None) -> str:
-    if not (stream and entry_id):
-        return ""
-    return f"{stream} {entry_id}, {instant(EntryId.parse(entry_id).ms)}"
-
-
-def _original(original: Original | None) -> str:
-    if original is None:
-        return ""
-    when = "before" if original.apart_ms >= 0 else "after"
-    placed = _placed(original.stream, original.entry_id)
-    return f"{placed}: order {printable(original.order_id)}, {human(abs(original.apart_ms))} {when}"
-
-
-def _claim(found: Answer) -> str:
-    expires = found.claim_expires_ms or 0
-    lives = f", expires in {human(expires)}" if expires > 0 else ""
-    value = f"{printable(found.claim, 100)}{lives}: " if found.claim else ""
-    return value + (found.claim_says or "")
-
-
-def _print_listed(of_one: str, listed: Sequence[Listed], count: int) -> None:
-    if not listed:
-        return
-    newest = f", the newest {len(listed)} of {count:,}" if count > len(listed) else f": {count}"
-    print_line()
-    print_line(f"entries with this {of_one}{newest}")
-    first_ms = EntryId.parse(listed[0].entry_id).ms
-    rows = [
-        (
-            item.entry_id,
-            item.stream,
-            item.outcome,
-            printable(item.order_id or ""),
-            f"+{human(max(0, EntryId.parse(item.entry_id).ms - first_ms))}",
-        )
-        for item in listed
-    ]
-    print_table(("entry", "stream", "outcome", "order id", "after the first"), rows)

@@ -57,6 +57,17 @@ async def test_an_entry_id_and_an_order_id_lead_to_the_same_answer(
     assert by_id["claim"] == by_order["claim"]
 
 
+async def test_an_id_that_redis_gave_again_is_told_with_both_its_orders(
+    traffic: Place, ask: Ask
+) -> None:
+    await traffic.command("DEL", traffic.stream)
+    [again] = await traffic.publish([order(8, order_id="D-1")], ids(0))
+    await drain(traffic)
+    found = (await ask(traffic, "explain", again, "--json")).document
+    assert {found["order_id"], found["same_entry_id"][0]["order_id"]} == {"A-1", "D-1"}
+    assert "is on record, accepted: Redis gave the id again." in found["answer"]
+
+
 async def test_a_later_generation_names_the_equal_order_outside_of_the_window(
     traffic: Place, ask: Ask
 ) -> None:
