@@ -37,6 +37,10 @@ BLOCKS = """
     SELECT indexrelname AS index, idx_blks_hit + idx_blks_read AS blocks
     FROM pg_statio_user_indexes WHERE schemaname = $1
 """
+REFUSED = """
+    INSERT INTO point_backlog (stream, entry_id, refusal)
+    SELECT $1, '1-' || n, '400 no' FROM generate_series(1, $2::int) n
+"""
 
 
 @pytest.fixture
@@ -87,6 +91,16 @@ async def test_an_order_costs_no_more_with_each_window_it_was_sent_in(
     [orders] = await place.fetch(READ, place.schema, ["orders"])
     assert orders["n_tup_ins"] == WINDOWS / 2
     assert orders["rows"] <= 2 * LOOKS_MAX * WINDOWS  # one look before the insert, one after it
+
+
+async def test_points_that_were_refused_cost_nothing_any_more(place: Place, ledger: Ledger) -> None:
+    await place.fetch(REFUSED, place.stream, ROWS)
+    await record(ledger, place, 0, BATCH)
+    while await drain(ledger, BATCH):
+        pass
+    await told(place, ledger, ROWS + BATCH)
+    [backlog] = await place.fetch(READ, place.schema, ["point_backlog"])
+    assert backlog["rows"] <= LOOKS_MAX * BATCH
 
 
 def repeat(place: Place, n: int) -> Decision:

@@ -79,6 +79,8 @@ CREATE TABLE point_backlog (
     refusal  text,
     CONSTRAINT point_backlog_pkey PRIMARY KEY (stream, entry_id)
 );
+-- Those that wait, the oldest first: however many InfluxDB has refused, none of these is gone through for them.
+CREATE INDEX point_backlog_owed_idx ON point_backlog (noted_at) WHERE refusal IS NULL;
 COMMENT ON TABLE point_backlog IS 'entries whose point InfluxDB does not have yet';
 COMMENT ON COLUMN point_backlog.refusal IS 'what InfluxDB said when it refused the point for good';
 

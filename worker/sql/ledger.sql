@@ -33,12 +33,12 @@ ON CONFLICT DO NOTHING;
 SET LOCAL enable_seqscan = off;
 
 -- name: owed_points
--- Some of the points owed, with all that a point tells. Skips what another worker drains just now.
+-- Some of the points owed, the oldest first, with all that a point tells. Skips what another worker drains just now.
 -- OFFSET 0 keeps each look at a table a look by its index, row by row.
 -- $1 at most
 WITH owed AS (
     SELECT stream, entry_id FROM point_backlog WHERE refusal IS NULL
-    ORDER BY stream, entry_id LIMIT $1 FOR UPDATE SKIP LOCKED
+    ORDER BY noted_at LIMIT $1 FOR UPDATE SKIP LOCKED
 )
 SELECT b.stream, b.entry_id, 'accepted' AS outcome, o.order_id, o.symbol, o.side, o.type,
        o.quantity::text, o.price::text, o.stop_price::text, o.generation,
