@@ -5,6 +5,7 @@ row in `schema_migrations` beside the tables it made.
 """
 
 import re
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import NamedTuple
 
@@ -39,7 +40,7 @@ async def migrate(ledger: Ledger, schema: str) -> list[Migration]:
     """Bring `schema` up to date, making it where it is missing. Says what was applied.
 
     :raises PostgresUnavailable: what was applied before stays; calling again goes on from there
-    :raises SchemaMismatch: the schema is newer than this worker
+    :raises SchemaMismatch: the schema is newer than this worker, or not one of its own
     """
     async with ledger.connection() as connection:
         await connection.execute("SELECT pg_advisory_lock($1, hashtext($2))", LOCK, schema)
@@ -57,7 +58,7 @@ async def _migrate(connection: Connection, schema: str) -> list[Migration]:
         "applied_at timestamptz NOT NULL DEFAULT clock_timestamp())"
     )
     applied = await _applied(connection)
-    _refuse_newer(applied)
+    _refuse_others(applied)
     missing = [migration for migration in migrations() if migration.version not in applied]
     for migration in missing:
         async with connection.transaction():
@@ -75,13 +76,13 @@ async def check_schema(ledger: Ledger, schema: str) -> None:
 
     Hears Postgres' time as well, for the first batch.
 
-    :raises SchemaMismatch: it is older or newer; the message says what to do
+    :raises SchemaMismatch: it is older, newer, or another; the message says what to do
     """
     await ledger.hear_as_of()
     async with ledger.connection() as connection:
         there = await connection.fetchval("SELECT to_regclass('schema_migrations') IS NOT NULL")
-        applied = await _applied(connection) if there else set[int]()
-    _refuse_newer(applied)
+        applied = await _applied(connection) if there else dict[int, str]()
+    _refuse_others(applied)
     if missing := [m for m in migrations() if m.version not in applied]:
         raise SchemaMismatch(
             f"schema {schema} is older than this worker: {len(missing)} migration(s) missing, the first "
@@ -89,16 +90,21 @@ async def check_schema(ledger: Ledger, schema: str) -> None:
         )
 
 
-def _refuse_newer(applied: set[int]) -> None:
-    known = {migration.version for migration in migrations()}
-    if newer := sorted(applied - known):
-        raise SchemaMismatch(
-            f"the schema has migration {newer[-1]:04}, which this worker does not know: it is newer; "
-            "update the worker"
-        )
+def _refuse_others(applied: Mapping[int, str]) -> None:
+    known = {migration.version: migration.name for migration in migrations()}
+    for version, name in sorted(applied.items()):
+        if version not in known:
+            raise SchemaMismatch(
+                f"the schema has migration {version:04}, which this worker does not know: it is newer; "
+                "update the worker"
+            )
+        if name != known[version]:
+            raise SchemaMismatch(
+                f"migration {version:04} of the schema is {name}, of this worker {known[version]}: "
+                "it is from before the first release; use another DATABASE_SCHEMA"
+            )
 
 
-async def _applied(connection: Connection) -> set[int]:
-    return {
-        row["version"] for row in await connection.fetch("SELECT version FROM schema_migrations")
-    }
+async def _applied(connection: Connection) -> dict[int, str]:
+    rows = await connection.fetch("SELECT version, name FROM schema_migrations")
+    return {row["version"]: row["name"] for row in rows}

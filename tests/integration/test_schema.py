@@ -78,6 +78,15 @@ async def test_a_newer_schema_is_refused(
     await refused(place, workers, "newer", "update the worker", command=command)
 
 
+async def test_a_schema_of_other_migrations_is_refused(place: Place, workers: Workers) -> None:
+    await place.postgres.execute(
+        "UPDATE schema_migrations SET name = 'first_outcome' WHERE version = 2"
+    )
+    await refused(
+        place, workers, "migration 0002 of the schema is first_outcome", "DATABASE_SCHEMA"
+    )
+
+
 async def refused(
     place: Place, workers: Workers, *sentence: str, command: list[str] | None = None
 ) -> None:

@@ -1,4 +1,4 @@
--- The three outcomes, the points owed, and the one function that records a batch.
+-- The three outcomes, the points that are not written yet, and what was sent again.
 -- Runs with the search path set to DATABASE_SCHEMA: everything lives there.
 
 CREATE TABLE orders (
@@ -29,6 +29,13 @@ COMMENT ON TABLE orders IS 'accepted: each content once in its window; generatio
 CREATE INDEX orders_entry_idx ON orders (stream, entry_id);
 -- A content that is sent for years with a short window has very many generations. Most contents have one.
 CREATE INDEX orders_later_generations_idx ON orders (content_hash, entry_at) WHERE generation > 0;
+-- What became of order A-17? An order id is no content and not unique.
+-- B-tree and not hash: a producer that sends one order without end gives its id to each entry, and an insert into a
+-- hash index goes through all that have the same key.
+CREATE INDEX orders_order_id_idx ON orders (order_id);
+-- What was recorded within the last minute? BRIN, for rows come in the order of that time: some kilobytes,
+-- next to nothing for an insert.
+CREATE INDEX orders_recorded_at_idx ON orders USING brin (recorded_at) WITH (autosummarize = on);
 
 CREATE TABLE duplicates (
     stream       text        NOT NULL,
@@ -45,6 +52,8 @@ CREATE TABLE duplicates (
 );
 COMMENT ON TABLE duplicates IS 'suppressed: a repeat within the window of the order it references';
 CREATE INDEX duplicates_original_idx ON duplicates (content_hash, generation);
+CREATE INDEX duplicates_order_id_idx ON duplicates (order_id);
+CREATE INDEX duplicates_recorded_at_idx ON duplicates USING brin (recorded_at) WITH (autosummarize = on);
 
 CREATE TABLE rejections (
     stream      text        NOT NULL,
@@ -59,6 +68,10 @@ CREATE TABLE rejections (
     CONSTRAINT rejections_pkey PRIMARY KEY (stream, entry_id)
 );
 COMMENT ON COLUMN rejections.fields IS 'names and values in turn, byte for byte as sent';
+-- Was any entry of this stream found trimmed since a batch was read? Each batch asks.
+CREATE INDEX rejections_trimmed_idx ON rejections (stream, recorded_at) WHERE code = 'trimmed';
+CREATE INDEX rejections_order_id_idx ON rejections (order_id);
+CREATE INDEX rejections_recorded_at_idx ON rejections USING brin (recorded_at) WITH (autosummarize = on);
 
 CREATE VIEW outcomes AS
 SELECT stream, entry_id, 'accepted' AS outcome, order_id, symbol, content_hash,
@@ -84,213 +97,26 @@ CREATE INDEX point_backlog_owed_idx ON point_backlog (noted_at) WHERE refusal IS
 COMMENT ON TABLE point_backlog IS 'entries whose point InfluxDB does not have yet';
 COMMENT ON COLUMN point_backlog.refusal IS 'what InfluxDB said when it refused the point for good';
 
--- One order to record. Decimals travel as text, cast here, exact. `known`: Redis says it is stored already.
-CREATE TYPE order_entry AS (
-    entry_id text, entry_ms bigint, known boolean, content_hash bytea, order_id text, account text,
-    symbol text, side text, type text, quantity text, price text, stop_price text,
-    time_in_force text, expire_at timestamptz, extra text
+-- Who dies between its commit and its write of points leaves a row here, and somebody else owes them then. Else
+-- only the entries' redelivery would tell, and a Redis that lost its data knows of none.
+CREATE TABLE points_in_hand (
+    id        bigint      GENERATED ALWAYS AS IDENTITY,
+    stream    text        NOT NULL,
+    entry_ids text[]      NOT NULL,
+    noted_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT points_in_hand_pkey PRIMARY KEY (id)
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+COMMENT ON TABLE points_in_hand IS 'batches on record whose points a worker is about to write';
+
+-- Which dead letter an entry comes from. Redis knows it, too, and may lose it.
+CREATE TABLE replays (
+    stream      text        NOT NULL,
+    entry_id    text        NOT NULL,
+    origin_id   text        NOT NULL,
+    changed     text[]      NOT NULL,
+    replayed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT replays_pkey PRIMARY KEY (stream, entry_id)
 );
-
-CREATE TYPE rejected_entry AS (
-    entry_id text, entry_ms bigint, code text, reason text, order_id text, symbol text, fields bytea[]
-);
-
--- Milliseconds since 1970 as an instant; infinity beyond what InfluxDB can tell, for rejections only.
-CREATE FUNCTION entry_instant(ms bigint) RETURNS timestamptz
-LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT CASE WHEN ms <= 9223372036854
-        THEN timestamptz 'epoch' + ms * interval '1 millisecond' ELSE 'infinity' END
-$$;
-
--- The accepted order within whose window an entry lies: the latest before it, else the next after it. Each part
--- finds one row at most, by its index, however many generations there are.
-CREATE FUNCTION original_of(p_content_hash bytea, p_at timestamptz, p_window interval)
-RETURNS SETOF orders LANGUAGE sql STABLE ROWS 1 AS $$
-    SELECT * FROM (
-        SELECT * FROM orders
-        WHERE content_hash = p_content_hash AND generation = 0
-            AND entry_at BETWEEN p_at - p_window AND p_at + p_window
-        UNION ALL (
-            SELECT * FROM orders
-            WHERE content_hash = p_content_hash AND generation > 0
-                AND entry_at BETWEEN p_at - p_window AND p_at
-            ORDER BY entry_at DESC LIMIT 1
-        ) UNION ALL (
-            SELECT * FROM orders
-            WHERE content_hash = p_content_hash AND generation > 0
-                AND entry_at > p_at AND entry_at <= p_at + p_window
-            ORDER BY entry_at LIMIT 1
-        )
-    ) o
-    ORDER BY entry_at <= p_at DESC, greatest(entry_at - p_at, p_at - entry_at) LIMIT 1
-$$;
-
--- The outcome on record of this very entry, with this content; no row where there is none. OFFSET 0 keeps the
--- look at orders one by the entry, not by the content.
-CREATE FUNCTION outcome_of(p_stream text, p_entry_id text, p_content_hash bytea)
-RETURNS TABLE (outcome text, generation int, original_entry_id text) LANGUAGE sql STABLE ROWS 1 AS $$
-    SELECT 'accepted', o.generation, NULL
-    FROM (SELECT * FROM orders WHERE stream = p_stream AND entry_id = p_entry_id OFFSET 0) o
-    WHERE o.content_hash = p_content_hash
-    UNION ALL
-    SELECT 'duplicate', d.generation, (SELECT o.entry_id FROM orders o
-        WHERE o.content_hash = d.content_hash AND o.generation = d.generation)
-    FROM duplicates d
-    WHERE d.stream = p_stream AND d.entry_id = p_entry_id AND d.content_hash = p_content_hash
-    LIMIT 1
-$$;
-
--- What the tables say of an entry after a batch. `redelivered`: it was on record before.
-CREATE TYPE recorded_entry AS (
-    entry_id text, outcome text, redelivered boolean, generation int, original_entry_id text
-);
-
--- Record one order whose content's window has passed as the next generation, or as a repeat of what
--- another worker made it meanwhile. Gives nothing where a duplicate of other content has its entry's id.
-CREATE FUNCTION record_next_generation(
-    p_stream text, p_window interval, p_now timestamptz, p_order record
-) RETURNS recorded_entry[] LANGUAGE plpgsql AS $$
-DECLARE
-    v_original orders;
-    v_recorded recorded_entry;
-BEGIN
-    LOOP
-        SELECT * INTO v_original
-        FROM original_of(p_order.content_hash, p_order.entry_at, p_window);
-        IF FOUND THEN
-            INSERT INTO duplicates (stream, entry_id, entry_at, order_id, extra, content_hash, generation,
-                recorded_at)
-            VALUES (p_stream, p_order.entry_id, p_order.entry_at, p_order.order_id,
-                p_order.extra::jsonb, p_order.content_hash, v_original.generation, p_now)
-            ON CONFLICT (stream, entry_id) DO NOTHING
-            RETURNING entry_id, 'duplicate', false, generation, v_original.entry_id INTO v_recorded;
-            RETURN CASE WHEN FOUND THEN ARRAY[v_recorded] ELSE '{}' END;
-        END IF;
-        INSERT INTO orders (content_hash, generation, stream, entry_id, entry_at, order_id, account,
-            symbol, side, type, quantity, price, stop_price, time_in_force, expire_at, extra, recorded_at)
-        SELECT p_order.content_hash, coalesce(
-                (SELECT o.generation + 1 FROM orders o WHERE o.content_hash = p_order.content_hash
-                ORDER BY o.generation DESC LIMIT 1), 0),
-            p_stream, p_order.entry_id, p_order.entry_at, p_order.order_id, p_order.account,
-            p_order.symbol, p_order.side, p_order.type, p_order.quantity::numeric,
-            p_order.price::numeric, p_order.stop_price::numeric, p_order.time_in_force,
-            p_order.expire_at, p_order.extra::jsonb, p_now
-        ON CONFLICT (content_hash, generation) DO NOTHING
-        RETURNING entry_id, 'accepted', false, generation, NULL INTO v_recorded;
-        IF FOUND THEN
-            RETURN ARRAY[v_recorded];
-        END IF;  -- else another worker was faster: look again
-    END LOOP;
-END
-$$;
-
--- Record a batch in the one transaction of this call. Returns the ids of the orders accepted as generation
--- 0, by far the most, and a row for each other entry. An entry in neither of them keeps an outcome that
--- stands under its id with other content: its id was given twice, or its rules have changed since.
---
--- Two workers lock in the same order: first the orders nobody has, sorted by content, then next
--- generations, sorted by content. Every statement sees what others committed before it (READ COMMITTED), so
--- an order that lost the insert finds the row it lost to. The tables are always probed row by row through
--- an index (subqueries with LIMIT, no sequential scans): plans are cached while the tables are still small.
-CREATE FUNCTION record_outcomes(
-    p_stream text, p_window interval, p_orders order_entry[], p_rejections rejected_entry[],
-    p_owe_points boolean, OUT accepted text[], OUT others recorded_entry[]
-) LANGUAGE plpgsql
-SET enable_seqscan = off
-AS $$
-#variable_conflict use_column
-DECLARE
-    v_now timestamptz := clock_timestamp();
-    v_order record;
-    v_rejected text[];
-BEGIN
-    IF p_owe_points THEN
-        INSERT INTO point_backlog (stream, entry_id)
-        SELECT p_stream, e.entry_id FROM unnest(p_orders) e
-        UNION SELECT p_stream, e.entry_id FROM unnest(p_rejections) e
-        ON CONFLICT DO NOTHING;
-    END IF;
-
-    -- 1. Orders nobody has, the first of each content in this batch.
-    WITH inserted AS (
-        INSERT INTO orders (content_hash, generation, stream, entry_id, entry_at, order_id, account,
-            symbol, side, type, quantity, price, stop_price, time_in_force, expire_at, extra, recorded_at)
-        SELECT DISTINCT ON (e.content_hash) e.content_hash, 0, p_stream, e.entry_id,
-            entry_instant(e.entry_ms), e.order_id, e.account, e.symbol, e.side, e.type,
-            e.quantity::numeric, e.price::numeric, e.stop_price::numeric, e.time_in_force, e.expire_at,
-            e.extra::jsonb, v_now
-        FROM unnest(p_orders) WITH ORDINALITY e
-        WHERE NOT e.known OR (
-            SELECT true FROM orders o WHERE o.content_hash = e.content_hash LIMIT 1) IS NULL
-        ORDER BY e.content_hash, e.ordinality
-        ON CONFLICT (content_hash, generation) DO NOTHING
-        RETURNING entry_id
-    ) SELECT coalesce(array_agg(i.entry_id), '{}') INTO accepted FROM inserted i;
-    others := '{}';
-
-    IF cardinality(accepted) < cardinality(p_orders) THEN
-        -- 2. Redelivered entries keep the outcome they have.
-        SELECT coalesce(array_agg(ROW (
-            e.entry_id, r.outcome, true, r.generation, r.original_entry_id)::recorded_entry), '{}')
-        INTO others
-        FROM unnest(p_orders) e CROSS JOIN LATERAL outcome_of(p_stream, e.entry_id, e.content_hash) r
-        WHERE e.entry_id NOT IN (SELECT unnest(accepted));
-
-        -- 3. Repeats of what is on record now, twins in this batch included.
-        WITH repeated AS (
-            SELECT e.entry_id, e.entry_ms, e.order_id, e.extra, e.content_hash, o.generation,
-                o.entry_id AS original_entry_id
-            FROM unnest(p_orders) e
-            CROSS JOIN LATERAL original_of(e.content_hash, entry_instant(e.entry_ms), p_window) o
-            WHERE e.entry_id NOT IN (SELECT unnest(accepted))
-                AND e.entry_id NOT IN (SELECT r.entry_id FROM unnest(others) r)
-        ), inserted AS (
-            INSERT INTO duplicates (stream, entry_id, entry_at, order_id, extra, content_hash,
-                generation, recorded_at)
-            SELECT p_stream, r.entry_id, entry_instant(r.entry_ms), r.order_id, r.extra::jsonb,
-                r.content_hash, r.generation, v_now
-            FROM repeated r
-            ON CONFLICT (stream, entry_id) DO NOTHING
-            RETURNING entry_id
-        )
-        SELECT others || coalesce(array_agg(
-            ROW (entry_id, 'duplicate', false, r.generation, r.original_entry_id)::recorded_entry), '{}')
-        INTO others
-        FROM repeated r JOIN inserted USING (entry_id);
-    END IF;
-
-    -- 4. Content whose window has passed, one by one, for each may be the original of the next.
-    IF cardinality(accepted) + cardinality(others) < cardinality(p_orders) THEN
-        FOR v_order IN
-            SELECT e.*, entry_instant(e.entry_ms) AS entry_at FROM unnest(p_orders) WITH ORDINALITY e
-            WHERE e.entry_id NOT IN (SELECT unnest(accepted))
-                AND e.entry_id NOT IN (SELECT r.entry_id FROM unnest(others) r)
-            ORDER BY e.content_hash, e.ordinality
-        LOOP
-            others := others || record_next_generation(p_stream, p_window, v_now, v_order);
-        END LOOP;
-    END IF;
-
-    IF cardinality(p_rejections) > 0 THEN
-        WITH inserted AS (
-            INSERT INTO rejections (stream, entry_id, entry_at, code, reason, order_id, symbol, fields,
-                recorded_at)
-            SELECT p_stream, e.entry_id, entry_instant(e.entry_ms), e.code, e.reason, e.order_id,
-                e.symbol, e.fields, v_now
-            FROM unnest(p_rejections) e
-            WHERE NOT EXISTS (SELECT FROM orders o
-                    WHERE o.stream = p_stream AND o.entry_id = e.entry_id)
-                AND NOT EXISTS (SELECT FROM duplicates d
-                    WHERE d.stream = p_stream AND d.entry_id = e.entry_id)
-            ON CONFLICT (stream, entry_id) DO NOTHING
-            RETURNING entry_id
-        ) SELECT coalesce(array_agg(i.entry_id), '{}') INTO v_rejected FROM inserted i;
-
-        SELECT others || coalesce(array_agg(ROW (e.entry_id, 'rejected',
-            e.entry_id NOT IN (SELECT unnest(v_rejected)), NULL, NULL)::recorded_entry), '{}')
-        INTO others
-        FROM unnest(p_rejections) e
-        WHERE EXISTS (SELECT FROM rejections r WHERE r.stream = p_stream AND r.entry_id = e.entry_id);
-    END IF;
-END
-$$;
+COMMENT ON TABLE replays IS 'dead letters that were sent again: entry_id is the rejected entry origin_id';
+COMMENT ON COLUMN replays.changed IS 'names of the fields that were set or left out';
+CREATE INDEX replays_origin_idx ON replays (stream, origin_id);

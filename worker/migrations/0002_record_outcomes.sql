@@ -1,27 +1,109 @@
--- The first outcome of a delivery stands. An entry that was trimmed from its stream while a stalled worker held it
--- is recorded as rejected by whoever takes it over; it was recorded once more when the first worker woke.
+-- The function that records a batch, and its parts. The first outcome of a delivery stands: an entry that was
+-- trimmed from its stream while a stalled worker held it is recorded as rejected by whoever takes it over, and is
+-- not recorded once more when the first worker wakes.
+
+-- One order to record. Decimals travel as text, cast here, exact; instants, too, for asyncpg sends the first and
+-- the last that Python has as -infinity and infinity. `known`: Redis says it is stored already.
+CREATE TYPE order_entry AS (
+    entry_id text, entry_ms bigint, known boolean, content_hash bytea, order_id text, account text,
+    symbol text, side text, type text, quantity text, price text, stop_price text,
+    time_in_force text, expire_at text, extra text
+);
+
+CREATE TYPE rejected_entry AS (
+    entry_id text, entry_ms bigint, code text, reason text, order_id text, symbol text, fields bytea[]
+);
 
 -- Milliseconds since 1970 as an instant; infinity beyond what InfluxDB can tell, for rejections only.
 -- Not IMMUTABLE, for its operators are not: Postgres puts a function's body in the place of its call only
 -- where the two agree, and a call costs more than all else of a row's way through a statement.
-CREATE OR REPLACE FUNCTION entry_instant(ms bigint) RETURNS timestamptz
+CREATE FUNCTION entry_instant(ms bigint) RETURNS timestamptz
 LANGUAGE sql STABLE PARALLEL SAFE AS $$
     SELECT CASE WHEN ms <= 9223372036854
         THEN timestamptz 'epoch' + ms * interval '1 millisecond' ELSE 'infinity' END
 $$;
 
-CREATE INDEX rejections_trimmed_idx ON rejections (stream, recorded_at) WHERE code = 'trimmed';
+-- The accepted order within whose window an entry lies: the latest before it, else the next after it. Each part
+-- finds one row at most, by its index, however many generations there are.
+CREATE FUNCTION original_of(p_content_hash bytea, p_at timestamptz, p_window interval)
+RETURNS SETOF orders LANGUAGE sql STABLE ROWS 1 AS $$
+    SELECT * FROM (
+        SELECT * FROM orders
+        WHERE content_hash = p_content_hash AND generation = 0
+            AND entry_at BETWEEN p_at - p_window AND p_at + p_window
+        UNION ALL (
+            SELECT * FROM orders
+            WHERE content_hash = p_content_hash AND generation > 0
+                AND entry_at BETWEEN p_at - p_window AND p_at
+            ORDER BY entry_at DESC LIMIT 1
+        ) UNION ALL (
+            SELECT * FROM orders
+            WHERE content_hash = p_content_hash AND generation > 0
+                AND entry_at > p_at AND entry_at <= p_at + p_window
+            ORDER BY entry_at LIMIT 1
+        )
+    ) o
+    ORDER BY entry_at <= p_at DESC, greatest(entry_at - p_at, p_at - entry_at) LIMIT 1
+$$;
 
--- Who dies between its commit and its write of points leaves a row here, and somebody else owes them then. Else
--- only the entries' redelivery would tell, and a Redis that lost its data knows of none.
-CREATE TABLE points_in_hand (
-    id        bigint      GENERATED ALWAYS AS IDENTITY,
-    stream    text        NOT NULL,
-    entry_ids text[]      NOT NULL,
-    noted_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
-    CONSTRAINT points_in_hand_pkey PRIMARY KEY (id)
-) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
-COMMENT ON TABLE points_in_hand IS 'batches on record whose points a worker is about to write';
+-- The outcome on record of this very entry, with this content; no row where there is none. OFFSET 0 keeps the
+-- look at orders one by the entry, not by the content.
+CREATE FUNCTION outcome_of(p_stream text, p_entry_id text, p_content_hash bytea)
+RETURNS TABLE (outcome text, generation int, original_entry_id text) LANGUAGE sql STABLE ROWS 1 AS $$
+    SELECT 'accepted', o.generation, NULL
+    FROM (SELECT * FROM orders WHERE stream = p_stream AND entry_id = p_entry_id OFFSET 0) o
+    WHERE o.content_hash = p_content_hash
+    UNION ALL
+    SELECT 'duplicate', d.generation, (SELECT o.entry_id FROM orders o
+        WHERE o.content_hash = d.content_hash AND o.generation = d.generation)
+    FROM duplicates d
+    WHERE d.stream = p_stream AND d.entry_id = p_entry_id AND d.content_hash = p_content_hash
+    LIMIT 1
+$$;
+
+-- What the tables say of an entry after a batch. `redelivered`: it was on record before.
+CREATE TYPE recorded_entry AS (
+    entry_id text, outcome text, redelivered boolean, generation int, original_entry_id text
+);
+
+-- Record one order whose content's window has passed as the next generation, or as a repeat of what
+-- another worker made it meanwhile. Gives nothing where a duplicate of other content has its entry's id.
+CREATE FUNCTION record_next_generation(
+    p_stream text, p_window interval, p_now timestamptz, p_order record
+) RETURNS recorded_entry[] LANGUAGE plpgsql AS $$
+DECLARE
+    v_original orders;
+    v_recorded recorded_entry;
+BEGIN
+    LOOP
+        SELECT * INTO v_original
+        FROM original_of(p_order.content_hash, p_order.entry_at, p_window);
+        IF FOUND THEN
+            INSERT INTO duplicates (stream, entry_id, entry_at, order_id, extra, content_hash, generation,
+                recorded_at)
+            VALUES (p_stream, p_order.entry_id, p_order.entry_at, p_order.order_id,
+                p_order.extra::jsonb, p_order.content_hash, v_original.generation, p_now)
+            ON CONFLICT (stream, entry_id) DO NOTHING
+            RETURNING entry_id, 'duplicate', false, generation, v_original.entry_id INTO v_recorded;
+            RETURN CASE WHEN FOUND THEN ARRAY[v_recorded] ELSE '{}' END;
+        END IF;
+        INSERT INTO orders (content_hash, generation, stream, entry_id, entry_at, order_id, account,
+            symbol, side, type, quantity, price, stop_price, time_in_force, expire_at, extra, recorded_at)
+        SELECT p_order.content_hash, coalesce(
+                (SELECT o.generation + 1 FROM orders o WHERE o.content_hash = p_order.content_hash
+                ORDER BY o.generation DESC LIMIT 1), 0),
+            p_stream, p_order.entry_id, p_order.entry_at, p_order.order_id, p_order.account,
+            p_order.symbol, p_order.side, p_order.type, p_order.quantity::numeric,
+            p_order.price::numeric, p_order.stop_price::numeric, p_order.time_in_force,
+            p_order.expire_at, p_order.extra::jsonb, p_now
+        ON CONFLICT (content_hash, generation) DO NOTHING
+        RETURNING entry_id, 'accepted', false, generation, NULL INTO v_recorded;
+        IF FOUND THEN
+            RETURN ARRAY[v_recorded];
+        END IF;  -- else another worker was faster: look again
+    END LOOP;
+END
+$$;
 
 -- Batches of a stream go beside each other, but one with trimmed entries goes alone: of two workers that hold
 -- an entry, one with its fields and one without, the second sees what the first has recorded.
@@ -50,11 +132,6 @@ CREATE FUNCTION trimmed_since(
             WHERE r.stream = p_stream AND r.entry_id = e.entry_id AND r.code = 'trimmed') > p_after
         AND NOT EXISTS (SELECT FROM outcome_of(p_stream, e.entry_id, e.content_hash))
 $$;
-
--- Instants travel as text, too: asyncpg sends the first and the last that Python has as -infinity and infinity.
-ALTER TYPE order_entry ALTER ATTRIBUTE expire_at SET DATA TYPE text;
-
-DROP FUNCTION record_outcomes(text, interval, order_entry[], rejected_entry[], boolean);
 
 -- Record a batch in the one transaction of this call. Returns the ids of the orders accepted as generation
 -- 0, by far the most, and a row for each other entry. An entry in neither of them keeps an outcome that
