@@ -4,6 +4,7 @@ Orders never wait for InfluxDB longer than one bounded write. Points it did not 
 (`point_backlog`) before their entries are acknowledged, and drained from there when it is back.
 """
 
+import gzip
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -22,6 +23,7 @@ from worker.points import lines, points
 from worker.settings import Settings
 
 DRAIN_POINTS_MAX = 1000  #: points taken from the backlog at once, where InfluxDB takes so many
+GZIP_LEVEL = 1
 LOOK_S = 5.0  #: seconds between two looks at a backlog that other workers may have filled
 log = structlog.stdlib.get_logger("worker")
 
@@ -84,12 +86,18 @@ class InfluxSink:
             timeout=ClientTimeout(),
             enable_gzip=True,
         )
+        self._client.api_client.configuration.update_request_body = _compressed
         return self._client
 
     async def aclose(self) -> None:
         """Close the connection."""
         if self._client:
             await self._client.close()
+
+
+def _compressed(_path: str, body: bytes) -> bytes:
+    """The lines of a write. The client library's own level takes six times as long for a quarter less."""
+    return gzip.compress(body, GZIP_LEVEL)
 
 
 def _influx_error(error: Exception) -> Exception:
