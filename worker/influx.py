@@ -4,6 +4,7 @@ Orders never wait for InfluxDB longer than one bounded write. Points it did not 
 (`point_backlog`) before their entries are acknowledged, and drained from there when it is back.
 """
 
+import errno
 import gzip
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -132,17 +133,21 @@ class FileSink:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._rest = b""  #: ends what a write left, which may be half a line: that is no point then
 
     async def write(self, body: bytes) -> None:
         """See `Sink.write`. One write call for all lines, so that those of two workers do not mix."""
         try:
-            await to_thread.run_sync(self._append, body + b"\n")
+            await to_thread.run_sync(self._append, b"%b%b\n" % (self._rest, body))
         except OSError as error:
+            self._rest = b"#cut short\n"
             raise InfluxUnavailable(f"{self._path}: {error}") from error
+        self._rest = b""
 
     def _append(self, text: bytes) -> None:
         with self._path.open("ab", buffering=0) as file:
-            file.write(text)
+            if file.write(text) < len(text):
+                raise OSError(errno.ENOSPC, "only a part was written: is the disk full?")
 
     async def aclose(self) -> None:
         """Hold nothing between writes."""

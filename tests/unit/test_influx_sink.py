@@ -1,7 +1,9 @@
-"""What goes over the wire to InfluxDB."""
+"""What goes over the wire to InfluxDB, or to a file."""
 
 import gzip
 import re
+import sys
+from pathlib import Path
 
 import anyio
 import pytest
@@ -41,3 +43,39 @@ async def test_lines_travel_compressed_in_the_fastest_way() -> None:
     [body] = bodies
     assert gzip.decompress(body) == LINES
     assert body[8] == FASTEST
+
+
+FULL = """
+import resource, sys
+import anyio
+from pathlib import Path
+from worker.errors import InfluxUnavailable
+from worker.influx import FileSink
+
+async def main():
+    sink = FileSink(Path(sys.argv[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (38, resource.RLIM_INFINITY))
+    for _ in range(2):  # of the first a part is written, of the second nothing
+        try:
+            await sink.write(b"orders quantity=1 1")
+            await sink.write(b"orders quantity=2 2")
+        except InfluxUnavailable as error:
+            print(error)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+    await sink.write(b"orders quantity=2 2")
+    await sink.write(b"orders quantity=3 3")
+
+anyio.run(main)
+"""
+
+
+async def test_a_file_that_is_full_takes_no_half_of_a_line_for_a_point(tmp_path: Path) -> None:
+    path = tmp_path / "points.lp"
+    done = await anyio.run_process([sys.executable, "-c", FULL, str(path)])
+    assert len(done.stdout.splitlines()) == 2
+    assert path.read_text().splitlines() == [
+        "orders quantity=1 1",
+        "orders quantity=2 #cut short",
+        "orders quantity=2 2",
+        "orders quantity=3 3",
+    ]
