@@ -57,9 +57,7 @@ async def _migrate(connection: Connection, schema: str) -> list[Migration]:
         "CREATE TABLE IF NOT EXISTS schema_migrations (version int PRIMARY KEY, name text NOT NULL, "
         "applied_at timestamptz NOT NULL DEFAULT clock_timestamp())"
     )
-    applied = await _applied(connection)
-    _refuse_others(applied)
-    missing = [migration for migration in migrations() if migration.version not in applied]
+    missing = _missing(await _applied(connection))
     for migration in missing:
         async with connection.transaction():
             await connection.execute(migration.sql)
@@ -82,16 +80,17 @@ async def check_schema(ledger: Ledger, schema: str) -> None:
     async with ledger.connection() as connection:
         there = await connection.fetchval("SELECT to_regclass('schema_migrations') IS NOT NULL")
         applied = await _applied(connection) if there else dict[int, str]()
-    _refuse_others(applied)
-    if missing := [m for m in migrations() if m.version not in applied]:
+    if missing := _missing(applied):
         raise SchemaMismatch(
             f"schema {schema} is older than this worker: {len(missing)} migration(s) missing, the first "
             f"is {missing[0].version:04}_{missing[0].name}; run `python -m worker migrate`"
         )
 
 
-def _refuse_others(applied: Mapping[int, str]) -> None:
-    known = {migration.version: migration.name for migration in migrations()}
+def _missing(applied: Mapping[int, str]) -> list[Migration]:
+    """The migrations that are not applied yet. :raises SchemaMismatch: others are, which are not ours"""
+    ours = migrations()
+    known = {migration.version: migration.name for migration in ours}
     for version, name in sorted(applied.items()):
         if version not in known:
             raise SchemaMismatch(
@@ -103,6 +102,7 @@ def _refuse_others(applied: Mapping[int, str]) -> None:
                 f"migration {version:04} of the schema is {name}, of this worker {known[version]}: "
                 "it is from before the first release; use another DATABASE_SCHEMA"
             )
+    return [migration for migration in ours if migration.version not in applied]
 
 
 async def _applied(connection: Connection) -> dict[int, str]:

@@ -19,6 +19,7 @@ from worker.order import Malformed, parse
 
 pytestmark = pytest.mark.anyio
 
+WINDOW_MS = 3_600_000
 WARM_UP, BATCHES, BATCH = 12, 40, 50  #: a plan is kept from its sixth use on
 ROWS = BATCHES * BATCH
 LOOKS_MAX = 4  #: rows of one table that an entry's way may read: for its outcome, for its point
@@ -107,7 +108,7 @@ def repeat(place: Place, n: int) -> Decision:
     """One order again, its order id the same, too."""
     fields = [word for pair in order(0, order_id="A-17").items() for word in pair]
     entry = Entry(place.stream, f"{T0_MS + n}-0", fields)
-    return decide(entry, parse(fields), Hint.UNKNOWN, 3_600_000)
+    return decide(entry, parse(fields), Hint.UNKNOWN, WINDOW_MS)
 
 
 async def record(ledger: Ledger, place: Place, first: int, count: int) -> None:
@@ -116,7 +117,7 @@ async def record(ledger: Ledger, place: Place, first: int, count: int) -> None:
 
 
 async def write(
-    ledger: Ledger, place: Place, batch: Sequence[Decision], window_ms: int = 3_600_000
+    ledger: Ledger, place: Place, batch: Sequence[Decision], window_ms: int = WINDOW_MS
 ) -> None:
     """Record a batch, its points owed."""
     await ledger.record(
@@ -130,7 +131,7 @@ def decision(place: Place, n: int) -> Decision:
     entry = Entry(place.stream, f"{T0_MS}-{n}", fields)
     if n % 3 == 2:
         return Reject(entry, Malformed("x", "x"))
-    return decide(entry, parse(fields), Hint.UNKNOWN, 3_600_000)
+    return decide(entry, parse(fields), Hint.UNKNOWN, WINDOW_MS)
 
 
 async def drain(ledger: Ledger, count_max: int) -> int:
