@@ -118,6 +118,7 @@ holds "3 faults, 4 entries, one at a time" -DENTRIES=4 -DFAULTS=3
 holds "2 faults, 3 entries, batches, trimmed in hand" -DENTRIES=3 -DFAULTS=2 -DBATCHES -DTRIMMING
 holds "3 faults, 3 entries, one at a time, trimmed in hand" -DENTRIES=3 -DFAULTS=3 -DTRIMMING
 holds "2 faults, 3 entries, batches, ids given again" -DENTRIES=3 -DFAULTS=2 -DBATCHES -DGIVEN_AGAIN
+holds "2 faults, 3 entries, one at a time, the stream lost" -DENTRIES=3 -DFAULTS=2 -DSTREAM_LOST
 
 at_the_end=-DJUDGE_AT_THE_END
 faults=2
@@ -135,6 +136,8 @@ breaks "wrong: what dead workers left is never taken over" "acceptance cycle" -D
 breaks "wrong: acknowledge before points are written or owed" I5_point_written_or_owed_before_acknowledgement \
     -DSETTLE_BEFORE_POINTS
 breaks "wrong: the same, judged at the end" I5_each_outcome_has_its_point -DSETTLE_BEFORE_POINTS $at_the_end
+breaks "wrong: no note that points are in hand" I5_each_outcome_has_its_point -DSTREAM_LOST -DNO_NOTE_IN_HAND
+breaks "wrong: points left in hand are nobody's" "acceptance cycle" -DSTREAM_LOST -DLEAVE_IN_HAND
 breaks "wrong: a consumer is deleted with what it has pending" I1_no_order_is_missing \
     -DDELETE_CONSUMER -DORDERS_ALONE
 breaks "wrong: record what is on record as trimmed" I3_every_entry_has_one_outcome \

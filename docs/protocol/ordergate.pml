@@ -8,9 +8,10 @@
  *
  * Sizes, set with -D: ENTRIES, 3 or 4; FAULTS, how many at most, or not set for any number; BATCHES, where a
  * worker may take all there is at once and not only one entry; TRIMMING, where pending entries may be trimmed;
- * GIVEN_AGAIN, where the stream may be deleted too, and replayed with the ids it had. Names of wrong protocols
- * are set with -D too; JUDGE_AT_THE_END leaves them all but the audit, to see what a wrong step leads to,
- * and ORDERS_ALONE leaves out what the audit says of points.
+ * GIVEN_AGAIN, where the stream may be deleted too, and replayed with the ids it had; STREAM_LOST, where it may
+ * go for good, and what is on record must still come to its points. Names of wrong protocols are set with -D
+ * too; JUDGE_AT_THE_END leaves them all but the audit, to see what a wrong step leads to, and ORDERS_ALONE
+ * leaves out what the audit says of points.
  */
 #ifndef ENTRIES
 #define ENTRIES 4
@@ -72,8 +73,16 @@ byte since[2], late_since;                      /* and since the time that its b
 #define since_read(w) ALL
 #endif
 
+#ifdef STREAM_LOST
+bool lost;                                      /* the stream is gone, and no entry comes again */
+byte in_hand[2], left_in_hand;                  /* in points_in_hand: by their worker, and of no worker */
+#else
+#define lost 0
+#define left_in_hand 0
+#endif
+
 bool calm, audited;
-#define done (delivered == ENTRIES && !pending && !hand[0] && !hand[1] && !owed)
+#define done (delivered == ENTRIES && !pending && !hand[0] && !hand[1] && !owed && !left_in_hand)
 
 #ifdef FAULTS
 byte faults;
@@ -191,11 +200,15 @@ inline settle(set)
     pending = pending & ~set
 }
 
-/* A worker's transaction. Who gets Postgres' time with the answer is not misled by what was before. */
+/* A worker's transaction, with the note that its points are in hand, in place of the note of its last batch,
+ * whose points are written or owed. Who gets Postgres' time with the answer is not misled by what was before. */
 inline record_own(w)
 {
     leave = left(hand[w], without_fields(w), since_read(w));
     record((hand[w] & ~leave), known[w], without_fields(w));
+#if defined(STREAM_LOST) && !defined(NO_NOTE_IN_HAND)
+    in_hand[w] = hand[w];
+#endif
     known[w] = 0;
 #ifdef TRIMMING
     blank[w] = 0;
@@ -216,6 +229,10 @@ inline crash(w)
 #ifdef GIVEN_AGAIN
     noted[w] = 0;                                       /* it asks Postgres for its time at its start */
     since[w] = 0;
+#endif
+#ifdef STREAM_LOST
+    left_in_hand = left_in_hand | in_hand[w];
+    in_hand[w] = 0;
 #endif
     known[w] = 0
 }
@@ -281,6 +298,9 @@ record_:
     :: atomic { FAULT(true) ->                          /* InfluxDB is known to be away */
             record_own(me);
             owed = owed | (hand[me] & ~points);
+#ifdef STREAM_LOST
+            in_hand[me] = 0;
+#endif
 #ifndef LEFT_IS_ACKNOWLEDGED
             hand[me] = hand[me] & ~leave;
 #endif
@@ -346,19 +366,19 @@ proctype Surroundings()
             :: claim = STORED + TWIN
             fi }
     /* Redis forgets acknowledgements. */
-    :: atomic { FAULT(ALL & ~behind(delivered) & ~pending) ->
+    :: atomic { FAULT(!lost && (ALL & ~behind(delivered) & ~pending)) ->
             pick(some, (ALL & ~behind(delivered) & ~pending));
             pending = pending | some;
             some = 0 }
     /* Redis goes back to an earlier position of the group. */
-    :: atomic { FAULT(delivered) ->
+    :: atomic { FAULT(!lost && delivered) ->
             do
             :: delivered -> delivered--
             :: break
             od;
             pending = pending & ~behind(delivered) }
     /* Redis loses the group, and a worker makes it again. */
-    :: atomic { FAULT(true) ->
+    :: atomic { FAULT(!lost) ->
             pending = 0;
 #ifdef RECREATE_AT_END
             delivered = ENTRIES
@@ -370,6 +390,9 @@ proctype Surroundings()
     :: atomic { late_record ->
             some = left(late_record, late_blank, late_since);
             record((late_record & ~some), 0, late_blank);
+#if defined(STREAM_LOST) && !defined(NO_NOTE_IN_HAND)
+            left_in_hand = left_in_hand | late_record;  /* nobody has heard of the note */
+#endif
             some = 0;
             forget_late_record() }
     :: atomic { late_settle -> settle(late_settle); late_settle = 0 }
@@ -377,6 +400,16 @@ proctype Surroundings()
     :: atomic { late_settle -> late_settle = 0 }
     /* InfluxDB is there, and the backlog is drained. */
     :: atomic { owed -> points = points | owed; owed = 0 }
+#ifdef STREAM_LOST
+    /* Points that a worker has had in hand for long are owed; it may be alive. */
+    :: atomic { in_hand[0] -> owed = owed | (in_hand[0] & ~points); in_hand[0] = 0 }
+    :: atomic { in_hand[1] -> owed = owed | (in_hand[1] & ~points); in_hand[1] = 0 }
+#ifndef LEAVE_IN_HAND
+    :: atomic { left_in_hand -> owed = owed | (left_in_hand & ~points); left_in_hand = 0 }
+#endif
+    /* Redis loses the stream. */
+    :: atomic { FAULT(!lost) -> lost = true; pending = 0; delivered = ENTRIES }
+#endif
 #ifdef TRIMMING
     :: atomic { FAULT(pending & ~trimmed) ->
             pick(some, (pending & ~trimmed));
@@ -405,10 +438,10 @@ proctype Surroundings()
     :: atomic { !calm -> calm = true }
     /* The audit, when nothing is left to do. */
     :: atomic { calm && done && !audited ->
-            assert((on_record == ALL && !(ORDERS & ~(accepted | duplicates | trimmed)) &&
+            assert(((lost || (on_record == ALL && !(ORDERS & ~(accepted | duplicates | trimmed)))) &&
                 (!(duplicates & TWINS) || (accepted & TWINS))) || I1_no_order_is_missing);
 #ifndef ORDERS_ALONE
-            assert(points == ALL || I5_each_outcome_has_its_point);
+            assert(points == on_record || I5_each_outcome_has_its_point);
 #endif
             audited = true }
     od
