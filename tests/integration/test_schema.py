@@ -45,6 +45,20 @@ async def test_migrate_makes_a_fresh_schema_and_a_second_time_does_nothing(
     assert await fresh.fetch("SELECT * FROM outcomes") == []
 
 
+async def test_what_indexes_are_made_of_compares_as_bytes_in_a_database_of_any_language(
+    place: Place,
+) -> None:
+    keys = await place.fetch(
+        "SELECT a.attrelid::regclass::text || '.' || a.attname AS key, c.collname "
+        "FROM pg_index i JOIN pg_class r ON r.oid = i.indrelid "
+        "JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) "
+        "LEFT JOIN pg_collation c ON c.oid = a.attcollation "
+        "WHERE r.relnamespace = current_schema()::regnamespace AND a.atttypid = 'text'::regtype"
+    )
+    assert {"orders.entry_id", "duplicates.order_id"} < {row["key"] for row in keys}
+    assert [row["key"] for row in keys if row["collname"] != "C"] == []
+
+
 async def migrated(place: Place, workers: Workers) -> str:
     worker = await workers.start(place, "migrate")
     assert await worker.ended() == 0

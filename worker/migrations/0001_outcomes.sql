@@ -1,13 +1,16 @@
 -- The three outcomes, the points that are not written yet, and what was sent again.
 -- Runs with the search path set to DATABASE_SCHEMA: everything lives there.
+--
+-- What indexes are made of compares as bytes: in the order of a language, an insert takes a fifth more of Postgres'
+-- time, and an update of the system's libraries may break the index.
 
 CREATE TABLE orders (
     content_hash  bytea       NOT NULL,
     generation    int         NOT NULL,
-    stream        text        NOT NULL,
-    entry_id      text        NOT NULL,
+    stream        text COLLATE "C" NOT NULL,
+    entry_id      text COLLATE "C" NOT NULL,
     entry_at      timestamptz NOT NULL,
-    order_id      text        NOT NULL,
+    order_id      text COLLATE "C" NOT NULL,
     account       text,
     symbol        text        NOT NULL,
     side          text        NOT NULL,
@@ -38,10 +41,10 @@ CREATE INDEX orders_order_id_idx ON orders (order_id);
 CREATE INDEX orders_recorded_at_idx ON orders USING brin (recorded_at) WITH (autosummarize = on);
 
 CREATE TABLE duplicates (
-    stream       text        NOT NULL,
-    entry_id     text        NOT NULL,
+    stream       text COLLATE "C" NOT NULL,
+    entry_id     text COLLATE "C" NOT NULL,
     entry_at     timestamptz NOT NULL,
-    order_id     text        NOT NULL,
+    order_id     text COLLATE "C" NOT NULL,
     extra        jsonb,
     content_hash bytea       NOT NULL,
     generation   int         NOT NULL,
@@ -56,12 +59,12 @@ CREATE INDEX duplicates_order_id_idx ON duplicates (order_id);
 CREATE INDEX duplicates_recorded_at_idx ON duplicates USING brin (recorded_at) WITH (autosummarize = on);
 
 CREATE TABLE rejections (
-    stream      text        NOT NULL,
-    entry_id    text        NOT NULL,
+    stream      text COLLATE "C" NOT NULL,
+    entry_id    text COLLATE "C" NOT NULL,
     entry_at    timestamptz NOT NULL,
     code        text        NOT NULL,
     reason      text        NOT NULL,
-    order_id    text,
+    order_id    text COLLATE "C",
     symbol      text,
     fields      bytea[]     NOT NULL,
     recorded_at timestamptz NOT NULL,
@@ -86,8 +89,8 @@ SELECT stream, entry_id, 'rejected', order_id, symbol, NULL, NULL, code, recorde
 FROM rejections;
 
 CREATE TABLE point_backlog (
-    stream   text        NOT NULL,
-    entry_id text        NOT NULL,
+    stream   text COLLATE "C" NOT NULL,
+    entry_id text COLLATE "C" NOT NULL,
     noted_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     refusal  text,
     CONSTRAINT point_backlog_pkey PRIMARY KEY (stream, entry_id)
@@ -101,7 +104,7 @@ COMMENT ON COLUMN point_backlog.refusal IS 'what InfluxDB said when it refused t
 -- only the entries' redelivery would tell, and a Redis that lost its data knows of none.
 CREATE TABLE points_in_hand (
     id        bigint      GENERATED ALWAYS AS IDENTITY,
-    stream    text        NOT NULL,
+    stream    text COLLATE "C" NOT NULL,
     entry_ids text[]      NOT NULL,
     noted_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
     CONSTRAINT points_in_hand_pkey PRIMARY KEY (id)
@@ -110,9 +113,9 @@ COMMENT ON TABLE points_in_hand IS 'batches on record whose points a worker is a
 
 -- Which dead letter an entry comes from. Redis knows it, too, and may lose it.
 CREATE TABLE replays (
-    stream      text        NOT NULL,
-    entry_id    text        NOT NULL,
-    origin_id   text        NOT NULL,
+    stream      text COLLATE "C" NOT NULL,
+    entry_id    text COLLATE "C" NOT NULL,
+    origin_id   text COLLATE "C" NOT NULL,
     changed     text[]      NOT NULL,
     replayed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     CONSTRAINT replays_pkey PRIMARY KEY (stream, entry_id)

@@ -106,8 +106,9 @@ END
 $$;
 
 -- Batches of a stream go beside each other, but one with trimmed entries goes alone: of two workers that hold
--- an entry, one with its fields and one without, the second sees what the first has recorded.
-CREATE FUNCTION enter_stream(p_stream text, p_alone boolean) RETURNS void LANGUAGE plpgsql AS $$
+-- an entry, one with its fields and one without, the second sees what the first has recorded. Gives the time
+-- behind the lock: later than every trimmed entry that can be seen from there.
+CREATE FUNCTION enter_stream(p_stream text, p_alone boolean) RETURNS timestamptz LANGUAGE plpgsql AS $$
 DECLARE
     v_key bigint := hashtextextended(current_schema() || ' ' || p_stream, 0);
 BEGIN
@@ -116,6 +117,7 @@ BEGIN
     ELSE
         PERFORM pg_advisory_xact_lock_shared(v_key);
     END IF;
+    RETURN clock_timestamp();
 END
 $$;
 
@@ -149,6 +151,8 @@ $$;
 -- generations, sorted by content. Every statement sees what others committed before it (READ COMMITTED), so
 -- an order that lost the insert finds the row it lost to. The tables are always probed row by row through
 -- an index (subqueries that stay subqueries, no sequential scans): plans are cached while the tables are small.
+-- For a batch of one order a statement costs more than what it does, so those that seldom have anything to do
+-- are asked for first.
 CREATE FUNCTION record_outcomes(
     p_stream text, p_window interval, p_orders order_entry[], p_rejections rejected_entry[],
     p_owe_points boolean, p_read_after timestamptz, p_written bigint[],
@@ -159,26 +163,26 @@ AS $$
 #variable_conflict use_column
 DECLARE
     v_read_after timestamptz := coalesce(p_read_after, '-infinity');
+    v_alone boolean := false;
     v_now timestamptz;
     v_order record;
     v_rejected text[];
     v_trimmed text[] := '{}';
 BEGIN
-    PERFORM enter_stream(
-        p_stream, EXISTS (SELECT FROM unnest(p_rejections) e WHERE e.code = 'trimmed'));
-    v_now := clock_timestamp();  -- behind the lock: later than every trimmed entry that can be seen here
+    IF cardinality(p_rejections) > 0 THEN
+        v_alone := EXISTS (SELECT FROM unnest(p_rejections) e WHERE e.code = 'trimmed');
+    END IF;
+    v_now := enter_stream(p_stream, v_alone);
     as_of := v_now;
 
-    IF cardinality(p_written) > 0 THEN
-        DELETE FROM points_in_hand WHERE id = ANY (p_written);
-    END IF;
-
     IF p_owe_points THEN
+        DELETE FROM points_in_hand WHERE id = ANY (p_written);
         INSERT INTO point_backlog (stream, entry_id)
         SELECT p_stream, e.entry_id FROM unnest(p_orders) e
         UNION SELECT p_stream, e.entry_id FROM unnest(p_rejections) e
         ON CONFLICT DO NOTHING;
     ELSE
+        WITH told AS (DELETE FROM points_in_hand WHERE id = ANY (p_written))
         INSERT INTO points_in_hand (stream, entry_ids) VALUES (p_stream, ARRAY(
             SELECT e.entry_id FROM unnest(p_orders) e
             UNION ALL SELECT e.entry_id FROM unnest(p_rejections) e))
@@ -283,7 +287,9 @@ BEGIN
             WHERE r.stream = p_stream AND r.entry_id = e.entry_id) = e.code;
     END IF;
 
-    others := others || ARRAY(
-        SELECT ROW (id, 'trimmed', true, NULL, NULL)::recorded_entry FROM unnest(v_trimmed) id);
+    IF cardinality(v_trimmed) > 0 THEN
+        others := others || ARRAY(
+            SELECT ROW (id, 'trimmed', true, NULL, NULL)::recorded_entry FROM unnest(v_trimmed) id);
+    END IF;
 END
 $$;
