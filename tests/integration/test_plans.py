@@ -104,6 +104,16 @@ async def test_points_that_were_refused_cost_nothing_any_more(place: Place, ledg
     assert backlog["rows"] <= LOOKS_MAX * BATCH
 
 
+async def test_debts_whose_outcomes_were_deleted_keep_no_others_from_their_turn(
+    place: Place, ledger: Ledger
+) -> None:
+    await record(ledger, place, 0, 2 * BATCH)
+    for table in ("duplicates", "orders", "rejections"):
+        await place.fetch(f"DELETE FROM {table}")  # noqa: S608 - of the three above
+    await record(ledger, place, 2 * BATCH, BATCH)
+    assert await drain(ledger, BATCH) == BATCH
+
+
 def repeat(place: Place, n: int) -> Decision:
     """One order again, its order id the same, too."""
     fields = [word for pair in order(0, order_id="A-17").items() for word in pair]

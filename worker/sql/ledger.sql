@@ -33,11 +33,16 @@ ON CONFLICT DO NOTHING;
 SET LOCAL enable_seqscan = off;
 
 -- name: owed_points
--- Some of the points owed, the oldest first, with all that a point tells. Skips what another worker drains just now.
+-- Some of the points owed, the oldest first, with all that a point tells. Skips what another worker drains just now,
+-- and those whose outcome somebody has deleted, which would keep the others from their turn.
 -- OFFSET 0 keeps each look at a table a look by its index, row by row.
 -- $1 at most
 WITH owed AS (
-    SELECT stream, entry_id FROM point_backlog WHERE refusal IS NULL
+    SELECT stream, entry_id FROM point_backlog b
+    WHERE refusal IS NULL AND coalesce(
+        (SELECT 1 FROM orders WHERE stream = b.stream AND entry_id = b.entry_id LIMIT 1),
+        (SELECT 1 FROM duplicates WHERE stream = b.stream AND entry_id = b.entry_id),
+        (SELECT 1 FROM rejections WHERE stream = b.stream AND entry_id = b.entry_id)) IS NOT NULL
     ORDER BY noted_at LIMIT $1 FOR UPDATE SKIP LOCKED
 )
 SELECT b.stream, b.entry_id, 'accepted' AS outcome, o.order_id, o.symbol, o.side, o.type,
