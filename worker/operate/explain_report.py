@@ -68,7 +68,7 @@ def sentence(found: Answer, window_ms: int) -> str:
     """What became of an entry on record; of the newest, where its id was given more than once."""
     others = [
         f" Under the same id {printable(other.order_id or 'an entry')} is on record, {other.outcome}: Redis "
-        "gave the id again."
+        "gave the id to two entries, or one entry was counted twice."
         for other in found.same_entry_id
     ]
     return "".join([_outcome(found, window_ms), *others])

@@ -65,7 +65,7 @@ async def test_an_id_that_redis_gave_again_is_told_with_both_its_orders(
     await drain(traffic)
     found = (await ask(traffic, "explain", again, "--json")).document
     assert {found["order_id"], found["same_entry_id"][0]["order_id"]} == {"A-1", "D-1"}
-    assert "is on record, accepted: Redis gave the id again." in found["answer"]
+    assert "is on record, accepted: Redis gave the id to two entries" in found["answer"]
 
 
 async def test_a_later_generation_names_the_equal_order_outside_of_the_window(
