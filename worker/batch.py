@@ -12,6 +12,7 @@ from datetime import datetime
 
 import anyio
 import structlog
+from anyio.lowlevel import checkpoint
 
 from streams.connection import GroupLost, RedisUnavailable
 from streams.entry import Entry
@@ -23,7 +24,7 @@ from worker.forms import Parser, parser
 from worker.influx import PointWriter
 from worker.ledger import Ledger
 from worker.order import Malformed, Order
-from worker.outcome import Outcome, Rejected, is_final
+from worker.outcome import Outcome, Rejected
 from worker.points import has_own_time
 from worker.settings import Settings
 from worker.vitals import Laps, StreamVitals
@@ -78,6 +79,7 @@ class Turn:
 
     async def __aexit__(self, *_exception: object) -> None:
         self.over.set()
+        await checkpoint()  # the next one sends its batch, and Postgres works while we go on
 
 
 async def process(
@@ -203,11 +205,9 @@ def _report(stream: str, entries: int, counts: Counter[str], duration_s: float) 
 
 
 def _word(outcome: Outcome) -> str:
-    if not is_final(outcome):
+    if not outcome.final:
         return "left"
-    if getattr(outcome, "redelivered", False):
-        return "redelivered"
-    return type(outcome).__name__.lower()
+    return "redelivered" if outcome.redelivered else outcome.word
 
 
 def _codes(outcomes: Sequence[Outcome]) -> Counter[str]:

@@ -15,7 +15,7 @@ from streams.connection import connect, redis_errors
 from streams.dead_letters import dead_letters_of
 from streams.group import progress_of
 from worker.decide import Claim, Hint, Stored
-from worker.outcome import Accepted, Kept, Outcome, Rejected, is_final
+from worker.outcome import Accepted, Duplicate, Outcome, Rejected
 
 LUA = files("worker") / "lua"
 ENTRY_ID = re.compile(r"\d{1,20}-\d{1,20}", re.ASCII)
@@ -89,8 +89,9 @@ class Claims:
         :raises GroupLost: nothing is left to acknowledge; the outcomes are on record all the same
         """
         stored = {} if self.apart else self._stored(outcomes, claims)
-        rejected = [outcome for outcome in outcomes if isinstance(outcome, Rejected)]
-        others = [o.entry.id for o in outcomes if not isinstance(o, Rejected) and is_final(o)]
+        final = [outcome for outcome in outcomes if outcome.final]
+        rejected = [outcome for outcome in final if isinstance(outcome, Rejected)]
+        others = [o.entry.id for o in final if not isinstance(o, Rejected)]
         uncounted, self._uncounted = self._uncounted, 0
         settled = await self._settle_call(self._redis, stored, rejected, others, uncounted)
         self._uncounted += settled.uncounted
@@ -104,9 +105,12 @@ class Claims:
         """The claims to set, key and value. Of two outcomes of one content the last is the newest."""
         stored: dict[str, str] = {}
         for outcome in outcomes:
-            if isinstance(outcome, Rejected | Kept):
+            if isinstance(outcome, Accepted):
+                original = outcome.entry.id
+            elif isinstance(outcome, Duplicate):
+                original = outcome.original_id
+            else:
                 continue
-            original = outcome.entry.id if isinstance(outcome, Accepted) else outcome.original_id
             content_hash = outcome.order.content_hash
             claim = claims.get(content_hash)
             if not (isinstance(claim, Stored) and claim.original == original):

@@ -65,11 +65,11 @@ def decide(entry: Entry, parsed: Order | Malformed, claim: Claim, window_ms: int
     its row. So does an order whose original lies outside the window: it may be the next generation.
     """
     match parsed, claim:
-        case Malformed() as malformed, _:
-            return Reject(entry, malformed)
         case Order() as order, Stored() as claim if (
             claim.original != entry.id and abs(entry.ms - claim.original_ms) <= window_ms
         ):
             return Repeat(entry, order)
         case Order() as order, _:
             return Insert(entry, order)
+        case Malformed() as malformed, _:
+            return Reject(entry, malformed)

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from functools import partial
+from itertools import chain
 
 import anyio
 import structlog
@@ -23,6 +24,7 @@ from worker.settings import Settings
 
 BATCH_BYTES = 4 * 1024 * 1024  #: what a batch should hold at most, names and values
 FIRST_BATCH = 64  #: entries; the next may be twice as many
+SIZED = 100  #: entries whose size tells that of a batch, at most
 BLOCK_MS = 1_000  #: how long a read waits for the first entry
 BLOCK_MS_DRAINING = 50  #: the same where the end of the stream is awaited
 TAKEOVER_EVERY_S_MAX = 5.0
@@ -217,10 +219,11 @@ class Intake:
     def _next_count(self, entries: Sequence[Entry]) -> int:
         """How many entries to ask for next, so that memory is bounded where entries are large.
 
-        Redis counts entries and not bytes, so the size of the last ones has to tell.
+        Redis counts entries and not bytes, so the size of the last ones has to tell; of many, every so many.
         """
-        size = sum(sum(map(len, entry.fields)) for entry in entries if entry.fields)
-        fit = BATCH_BYTES * len(entries) // (size or 1)
+        some = entries[:: 1 + len(entries) // SIZED]
+        size = sum(map(len, chain.from_iterable(entry.fields or () for entry in some)))
+        fit = BATCH_BYTES * len(some) // (size or 1)
         return max(1, min(self._settings.batch_size, fit, 2 * self._count))
 
     async def _process(self, entries: Sequence[Entry], turn: Turn) -> None:

@@ -6,42 +6,24 @@ and one round trip: committed whole or not at all.
 
 import re
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
-from contextlib import (
-    AbstractAsyncContextManager,
-    asynccontextmanager,
-    contextmanager,
-    suppress,
-)
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from importlib.resources import files
 from itertools import chain
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import anyio
-import asyncpg
-from asyncpg.pool import PoolConnectionProxy
 
 from streams.entry import Entry
 from worker.decide import Decision, Insert, Reject, Repeat
-from worker.errors import BadSettings, PostgresRefused, PostgresUnavailable, RowRefused
+from worker.errors import RowRefused
 from worker.order import Malformed
 from worker.outcome import Accepted, Duplicate, Kept, Outcome, Rejected
 from worker.points import Point
+from worker.postgres import Connection, Postgres
 
-#: SQLSTATE classes of trouble that passes: connection, rollback (deadlock), resources, operator, system.
-#: 25006 is a server that became a replica. Source: PostgreSQL manual, Appendix A.
-NOT_NOW = {"08", "40", "53", "55", "57", "58"}
-READ_ONLY = "25006"
-#: SQLSTATE classes that blame a row: data, constraint, program limit.
-ROW_REFUSED = {"22", "23", "54"}
-#: SQLSTATEs that only the operator mends: authorization, no such database, a right that is missing.
-REFUSED = ("28", "3D", "42501")
 ENTRY_MS_MAX = 2**63 - 1  #: a bigint; Postgres keeps rejections beyond the year 2262 as infinity
-
-CLOSE_S_MAX = 0.25  #: seconds for connections to close as they should
-
-Connection = PoolConnectionProxy
 
 
 def queries(name: str) -> Mapping[str, str]:
@@ -52,52 +34,6 @@ def queries(name: str) -> Mapping[str, str]:
 
 
 SQL = queries("ledger")
-
-
-def sqlstate(error: asyncpg.PostgresError) -> str:
-    """The error's SQLSTATE; "" where asyncpg has none."""
-    return getattr(error, "sqlstate", None) or ""
-
-
-@contextmanager
-def postgres_errors() -> Generator[None]:
-    """Raise our errors for asyncpg's, told apart by SQLSTATE and never by message text.
-
-    :raises PostgresUnavailable: it passes; a commit may or may not have happened
-    :raises PostgresRefused, BadSettings: the operator must act
-    :raises RowRefused: the data of a row cannot be stored, and nothing was
-    """
-    try:
-        yield
-    except asyncpg.PostgresError as error:
-        state = sqlstate(error)
-        if state == READ_ONLY or state[:2] in NOT_NOW:
-            raise PostgresUnavailable(f"{state} {error}", answered=True) from error
-        if state.startswith(REFUSED):
-            raise PostgresRefused(f"Postgres refuses: {error}") from error
-        if state[:2] in ROW_REFUSED:
-            raise RowRefused(f"{state} {error}") from error
-        raise
-    except asyncpg.ClientConfigurationError as error:
-        raise BadSettings(f"DATABASE_URL: {error}") from error
-    except OSError as error:  # TimeoutError is one
-        raise PostgresUnavailable(f"{type(error).__name__}: {error}") from error
-
-
-def _is_closed(connection: Connection) -> bool:
-    try:
-        return connection.is_closed()
-    except asyncpg.InterfaceError:  # it was, and so the pool has taken it back
-        return True
-
-
-def _end(connection: Connection) -> None:
-    with suppress(asyncpg.InterfaceError):  # the pool has taken it back, for it is closed
-        connection.terminate()
-
-
-async def _nothing_to_reset(_connection: object) -> None:
-    """Stand for asyncpg's reset, a round trip after every batch: we leave no state in a session."""
 
 
 class Refused(NamedTuple):
@@ -140,53 +76,17 @@ class Ledger:
     def __init__(self, url: str, schema: str, *, timeout_ms: int, connections_max: int = 4) -> None:
         self._timeout_s = timeout_ms / 1000
         self._written: list[int] = []
-        self._pool = asyncpg.create_pool(
-            url,
-            min_size=0,
-            max_size=connections_max,
-            timeout=self._timeout_s,
-            command_timeout=self._timeout_s,
-            reset=_nothing_to_reset,
-            server_settings={
-                "search_path": schema,
-                "application_name": "ordergate",
-                "timezone": "UTC",
-                "jit": "off",
-                "statement_timeout": str(timeout_ms),
-                "idle_in_transaction_session_timeout": str(2 * timeout_ms),
-            },
+        self._postgres = Postgres(
+            url, schema, timeout_ms=timeout_ms, connections_max=connections_max
         )
 
     async def aclose(self) -> None:
-        """Close all connections; those of a server that does not answer are dropped after a moment."""
-        with anyio.move_on_after(CLOSE_S_MAX, shield=True):
-            await self._pool
-            await self._pool.close()
-        self._pool.terminate()
+        """See `Postgres.aclose`."""
+        await self._postgres.aclose()
 
-    @asynccontextmanager
-    async def connection(self) -> AsyncGenerator[Connection]:
-        """A connection for one transaction; one that failed, or leads to a replica, is not used again.
-
-        :raises PostgresUnavailable, RowRefused: see `postgres_errors`
-        """
-        with postgres_errors():
-            await self._pool  # connects nothing yet; a second time it does nothing
-            acquiring: Any = self._pool.acquire(timeout=self._timeout_s)
-            async with cast("AbstractAsyncContextManager[Connection]", acquiring) as connection:
-                try:
-                    yield connection
-                except OSError:
-                    _end(connection)
-                    raise
-                except (asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-                    if not _is_closed(connection):
-                        raise  # not the server: a bug of ours
-                    raise PostgresUnavailable(str(error)) from error
-                except asyncpg.PostgresError as error:
-                    if sqlstate(error) == READ_ONLY:
-                        await self._pool.expire_connections()
-                    raise
+    def connection(self) -> AbstractAsyncContextManager[Connection]:
+        """See `Postgres.connection`."""
+        return self._postgres.connection()
 
     async def record(
         self,
@@ -344,12 +244,12 @@ def _not_storable(decision: Decision, refused: RowRefused) -> Reject:
 
 def _outcome(decision: Decision, accepted: bool, other: Mapping[str, Any] | None) -> Outcome:
     entry: Entry = decision.entry
+    if accepted and not isinstance(decision, Reject):
+        return Accepted(entry, decision.order, 0)
     if other and other["outcome"] == "trimmed":
         return Kept(entry, final=False)
     if isinstance(decision, Reject):
         return Rejected(entry, decision.malformed, other["redelivered"]) if other else Kept(entry)
-    if accepted:
-        return Accepted(entry, decision.order, 0)
     if other is None:
         return Kept(entry)
     if other["outcome"] == "accepted":

@@ -10,7 +10,8 @@ from importlib.resources import files
 from typing import NamedTuple
 
 from worker.errors import SchemaMismatch
-from worker.ledger import Connection, Ledger
+from worker.ledger import Ledger
+from worker.postgres import Connection
 
 LOCK = 0x6F726472  #: "ordr"; any number, the same for every migrator
 

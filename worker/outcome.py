@@ -1,4 +1,10 @@
-"""Outcomes: what became of an entry. Pure values, between the ledger that knows and the points that tell."""
+"""Outcomes: what became of an entry. Pure values, between the ledger that knows and the points that tell.
+
+Each has a `word` for its kind, and says whether it is `final`, so that the entry is done with, and whether it
+is `redelivered`: on record before, and nothing counted again.
+"""
+
+from typing import ClassVar
 
 import msgspec
 
@@ -7,8 +13,10 @@ from worker.order import Malformed, Order
 
 
 class Accepted(msgspec.Struct, frozen=True, gc=False):
-    """An order in `orders`. `redelivered`: it was on record before, and nothing was counted again."""
+    """An order in `orders`."""
 
+    word: ClassVar[str] = "accepted"
+    final: ClassVar[bool] = True
     entry: Entry
     order: Order
     generation: int
@@ -18,6 +26,8 @@ class Accepted(msgspec.Struct, frozen=True, gc=False):
 class Duplicate(msgspec.Struct, frozen=True, gc=False):
     """A repeat in `duplicates`, beside the order that it repeats: that one's generation and entry id."""
 
+    word: ClassVar[str] = "duplicate"
+    final: ClassVar[bool] = True
     entry: Entry
     order: Order
     generation: int
@@ -28,6 +38,8 @@ class Duplicate(msgspec.Struct, frozen=True, gc=False):
 class Rejected(msgspec.Struct, frozen=True, gc=False):
     """An entry in `rejections`: no order, or one that Postgres refuses to store."""
 
+    word: ClassVar[str] = "rejected"
+    final: ClassVar[bool] = True
     entry: Entry
     malformed: Malformed
     redelivered: bool = False
@@ -44,13 +56,10 @@ class Kept(msgspec.Struct, frozen=True, gc=False):
     is a later entry of that id.
     """
 
+    word: ClassVar[str] = "kept"
+    redelivered: ClassVar[bool] = False
     entry: Entry
     final: bool = True
 
 
 Outcome = Accepted | Duplicate | Rejected | Kept
-
-
-def is_final(outcome: Outcome) -> bool:
-    """Whether the entry is done with; else it stays pending."""
-    return not isinstance(outcome, Kept) or outcome.final

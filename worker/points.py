@@ -49,13 +49,12 @@ def _point(outcome: Accepted | Duplicate | Rejected) -> Point:
     entry = outcome.entry
     if isinstance(outcome, Rejected):
         malformed = outcome.malformed
-        return Point(entry.stream, entry.id, "rejected", malformed.order_id, code=malformed.code)
+        return Point(entry.stream, entry.id, outcome.word, malformed.order_id, code=malformed.code)
     order = outcome.order
-    repeat = isinstance(outcome, Duplicate)
     return Point(
         entry.stream,
         entry.id,
-        "duplicate" if repeat else "accepted",
+        outcome.word,
         order.order_id,
         order.symbol,
         order.side,
@@ -64,7 +63,7 @@ def _point(outcome: Accepted | Duplicate | Rejected) -> Point:
         order.price,
         order.stop_price,
         outcome.generation,
-        outcome.original_id if repeat else None,
+        None if isinstance(outcome, Accepted) else outcome.original_id,
     )
 
 

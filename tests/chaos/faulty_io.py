@@ -18,7 +18,6 @@ from unittest.mock import patch
 
 import anyio
 import asyncpg
-from asyncpg.pool import Pool
 from redis import exceptions
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
@@ -240,7 +239,6 @@ def wrapped_libraries() -> Generator[None]:
             _redis_connections,
             _statements,
             _postgres_connections,
-            _resets,
             _influx_writes,
         ):
             stack.enter_context(wrapped())
@@ -320,13 +318,13 @@ def _statements() -> Generator[None]:
 
 @contextmanager
 def _postgres_connections() -> Generator[None]:
-    connecting = cast("Callable[..., Awaitable[Any]]", getattr(Pool, "_get_new_connection"))  # noqa: B009
+    connecting = cast("Callable[..., Awaitable[Any]]", asyncpg.connect)
 
-    async def connect(pool: Any) -> Any:
+    async def connect(*where: Any, **how: Any) -> Any:
         made: list[Any] = []
 
         async def call() -> Any:
-            made.append(await connecting(pool))
+            made.append(await connecting(*where, **how))
             return made[0]
 
         if not (io := _watching.get()):
@@ -339,23 +337,7 @@ def _postgres_connections() -> Generator[None]:
                 connection.terminate()
             raise
 
-    with patch.object(Pool, "_get_new_connection", connect):
-        yield
-
-
-@contextmanager
-def _resets() -> Generator[None]:
-    """Do not see asyncpg roll back what a cancelled block left: on any error it ends the connection.
-
-    It does so in a task of its own, whose error nobody would hear.
-    """
-    reset = cast("Callable[..., Awaitable[None]]", getattr(asyncpg.Connection, "_reset"))  # noqa: B009
-
-    async def unseen(connection: Any) -> None:
-        with unwatched():
-            await reset(connection)
-
-    with patch.object(asyncpg.Connection, "_reset", unseen):
+    with patch.object(asyncpg, "connect", connect):
         yield
 
 

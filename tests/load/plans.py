@@ -20,9 +20,10 @@ import anyio
 from streams.entry import Entry
 from tests.load.loads import DUPLICATES_SHARE, Load
 from worker.decide import Decision, Hint, Stored, decide
-from worker.ledger import Connection, Ledger
+from worker.ledger import Ledger
 from worker.migrate import migrate
 from worker.order import Malformed, Order, parse
+from worker.postgres import Connection
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "database" / "plans.md"
 SCHEMA, STREAM = "ordergate_plans", "orders"

@@ -5,10 +5,11 @@ from time import time
 from typing import Any
 
 from worker.errors import SchemaMismatch
-from worker.ledger import Connection, Ledger, queries
+from worker.ledger import Ledger, queries
 from worker.migrate import check_schema
 from worker.operate.figures import PointFigures, points_owed
 from worker.operate.finding import Finding, clock, fail, ok, warn
+from worker.postgres import Connection
 from worker.settings import Settings
 
 SQL = queries("check")

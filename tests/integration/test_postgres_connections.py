@@ -1,0 +1,104 @@
+"""Connections to Postgres: which are kept for the next batch, and which are not."""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+
+import anyio
+import pytest
+
+from tests.isolation import Place
+from worker.errors import PostgresUnavailable, RowRefused
+from worker.ledger import Ledger
+
+pytestmark = pytest.mark.anyio
+
+WITHIN_S = 30
+SLEEP = "SELECT pg_sleep(600)"
+RAISE = "DO $$ BEGIN RAISE EXCEPTION 'as asked for' USING ERRCODE = '{}'; END $$"
+
+
+@pytest.fixture
+async def ledger(place: Place) -> AsyncGenerator[Ledger]:
+    """One that may have two connections."""
+    ledger = Ledger(
+        place.settings.database_address, place.schema, timeout_ms=60_000, connections_max=2
+    )
+    yield ledger
+    await ledger.aclose()
+
+
+async def backend(ledger: Ledger) -> int:
+    """The server process at the other end."""
+    async with ledger.connection() as connection:
+        return await connection.fetchval("SELECT pg_backend_pid()")
+
+
+async def told(ledger: Ledger, sql: str) -> None:
+    """Have a statement executed."""
+    async with ledger.connection() as connection:
+        await connection.execute(sql)
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Wait for it, within a bound."""
+    with anyio.fail_after(WITHIN_S):
+        while not await condition():  # noqa: ASYNC110 - Postgres sends no event
+            await anyio.sleep(0.01)
+
+
+async def test_the_connection_of_one_transaction_is_that_of_the_next(ledger: Ledger) -> None:
+    assert await backend(ledger) == await backend(ledger)
+
+
+async def test_a_row_that_is_refused_costs_no_connection(ledger: Ledger) -> None:
+    before = await backend(ledger)
+    with pytest.raises(RowRefused):
+        await told(ledger, "SELECT 'no number'::int")
+    assert await backend(ledger) == before
+
+
+async def test_after_an_error_that_passes_all_connections_are_made_anew(ledger: Ledger) -> None:
+    async with ledger.connection() as connection:
+        kept = await backend(ledger)
+        at_hand = await connection.fetchval("SELECT pg_backend_pid()")
+    with pytest.raises(PostgresUnavailable):
+        await told(ledger, RAISE.format("25006"))
+    async with ledger.connection():
+        assert await backend(ledger) not in (kept, at_hand)
+    assert await backend(ledger) not in (kept, at_hand)
+
+
+async def test_a_statement_that_nobody_waits_for_any_more_ends_in_postgres_too(
+    ledger: Ledger, place: Place
+) -> None:
+    async def sleeps() -> bool:
+        return bool(
+            await place.fetch(
+                "SELECT FROM pg_stat_activity WHERE query = $1 AND state = 'active'", SLEEP
+            )
+        )
+
+    async def ended() -> bool:
+        return not await sleeps()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(told, ledger, SLEEP)
+        await until(sleeps)
+        tasks.cancel_scope.cancel()
+    await until(ended)
+    assert await backend(ledger)
+
+
+async def test_who_wants_one_connection_more_waits_for_one(ledger: Ledger) -> None:
+    third = anyio.Event()
+
+    async def ask() -> None:
+        await backend(ledger)
+        third.set()
+
+    with anyio.fail_after(WITHIN_S):
+        async with anyio.create_task_group() as tasks:
+            async with ledger.connection(), ledger.connection() as connection:
+                tasks.start_soon(ask)
+                await connection.fetchval("SELECT 1")
+                assert not third.is_set()
+            await third.wait()
