@@ -219,7 +219,7 @@ class Intake:
     def _next_count(self, entries: Sequence[Entry]) -> int:
         """How many entries to ask for next, so that memory is bounded where entries are large.
 
-        Redis counts entries and not bytes, so the size of the last ones has to tell; of many, every so many.
+        Redis counts entries and not bytes, so the size of the last ones, or of some of them, has to tell.
         """
         some = entries[:: 1 + len(entries) // SIZED]
         size = sum(map(len, chain.from_iterable(entry.fields or () for entry in some)))

@@ -23,6 +23,7 @@ ROW_REFUSED = {"22", "23", "54"}
 REFUSED = ("28", "3D", "42501")
 
 CLOSE_S_MAX = 0.25  #: seconds for connections to close as they should
+BROKEN = OSError, asyncpg.PostgresError, asyncpg.InterfaceError  #: what closing one may meet
 
 #: An `asyncpg.Connection`, whose own annotations leave every row an error of strict type checking.
 Connection: TypeAlias = Any
@@ -84,7 +85,7 @@ class Postgres:
 
     async def aclose(self) -> None:
         """Close all connections; those of a server that does not answer are dropped after a moment."""
-        with anyio.move_on_after(CLOSE_S_MAX, shield=True):
+        with anyio.move_on_after(CLOSE_S_MAX, shield=True), suppress(*BROKEN):
             for connection in self._idle:
                 await connection.close()
         self._drop_idle()
@@ -145,6 +146,5 @@ def _ends(connection: Connection) -> Generator[None]:
 
 async def _stop(connection: Connection) -> None:
     """Close a connection whose statement nobody waits for any more. asyncpg has Postgres cancel it first."""
-    broken = OSError, asyncpg.PostgresError, asyncpg.InterfaceError
-    with anyio.move_on_after(CLOSE_S_MAX, shield=True), suppress(*broken):
+    with anyio.move_on_after(CLOSE_S_MAX, shield=True), suppress(*BROKEN):
         await connection.close()

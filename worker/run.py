@@ -1,5 +1,6 @@
 """What the commands `worker` and `migrate` do: settings, logs, an event loop, and embedded servers."""
 
+import gc
 import os
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -29,6 +30,7 @@ def run_worker(*, embedded: str | None, drain: bool) -> int:
         logs.configure(chosen)
         for name, meant in settings.unknown_variables().items():
             log.warning("setting.unknown", variable=name, meant=meant)
+        gc.freeze()  # what is loaded by now stays: no collection needs to go through it
         in_loop(lambda: _serve(chosen, own_servers=bool(embedded), drain=drain))
     return 0
 

@@ -4,7 +4,6 @@ Stopping has two steps. First nothing more is read, and what is under way is fin
 `WORKER_SHUTDOWN_TIMEOUT`, what is left is cancelled: it stays pending, for the next worker.
 """
 
-import gc
 import signal
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -99,7 +98,6 @@ async def _serve(
                 background.start_soon(
                     _upkeep, intake, settings, name=f"upkeep {intake.group.stream}"
                 )
-            gc.freeze()  # what is there now stays: no collection needs to go through it
             log.info("worker.ready", streams=settings.streams, consumer=settings.consumer)
             async with anyio.create_task_group() as reading:
                 for intake in intakes:
