@@ -4,7 +4,7 @@ Not asyncpg's pool: lending a connection takes it a task and several turns of th
 batches compute, and Postgres waits for the next one.
 """
 
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, TypeAlias, cast
 
@@ -85,9 +85,7 @@ class Postgres:
 
     async def aclose(self) -> None:
         """Close all connections; those of a server that does not answer are dropped after a moment."""
-        with anyio.move_on_after(CLOSE_S_MAX, shield=True), suppress(*BROKEN):
-            for connection in self._idle:
-                await connection.close()
+        await _close(self._idle)
         self._drop_idle()
 
     @asynccontextmanager
@@ -111,7 +109,7 @@ class Postgres:
                 self._drop_idle()
                 raise
             except anyio.get_cancelled_exc_class():
-                await _stop(connection)
+                await _close([connection])
                 raise
             finally:
                 if sound:
@@ -144,7 +142,8 @@ def _ends(connection: Connection) -> Generator[None]:
         raise PostgresUnavailable(str(error)) from error
 
 
-async def _stop(connection: Connection) -> None:
-    """Close a connection whose statement nobody waits for any more. asyncpg has Postgres cancel it first."""
+async def _close(connections: Sequence[Connection]) -> None:
+    """Close them as they should be, within a bound; asyncpg has Postgres cancel what still runs there."""
     with anyio.move_on_after(CLOSE_S_MAX, shield=True), suppress(*BROKEN):
-        await connection.close()
+        for connection in connections:
+            await connection.close()

@@ -1,11 +1,12 @@
 """Connections to Postgres: which are kept for the next batch, and which are not."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 
 import anyio
 import pytest
 
 from tests.isolation import Place
+from tests.record import until
 from worker.errors import PostgresUnavailable, RowRefused
 from worker.ledger import Ledger
 
@@ -36,13 +37,6 @@ async def told(ledger: Ledger, sql: str) -> None:
     """Have a statement executed."""
     async with ledger.connection() as connection:
         await connection.execute(sql)
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Wait for it, within a bound."""
-    with anyio.fail_after(WITHIN_S):
-        while not await condition():  # noqa: ASYNC110 - Postgres sends no event
-            await anyio.sleep(0.01)
 
 
 async def test_the_connection_of_one_transaction_is_that_of_the_next(ledger: Ledger) -> None:
