@@ -215,19 +215,32 @@ BEGIN
 
     IF cardinality(accepted) < cardinality(p_orders) THEN
         -- 2. Repeats of what is on record now, twins in this batch included. An order that finds itself is
-        -- redelivered.
-        WITH found AS MATERIALIZED (
-            SELECT e.entry_id, e.entry_ms, e.order_id, e.extra, e.content_hash, o.generation,
-                o.entry_id AS original_entry_id,
-                o.entry_id = e.entry_id AND o.stream = p_stream AS itself
+        -- redelivered. Most contents have one generation, and one look finds it; of those with more, each
+        -- entry's has to be looked for.
+        WITH newest AS MATERIALIZED (
+            SELECT e.entry_id, entry_instant(e.entry_ms) AS entry_at, e.order_id, e.extra, e.content_hash,
+                o.generation, o.stream AS original_stream, o.entry_id AS original_entry_id,
+                o.entry_at AS original_at
             FROM unnest(p_orders) e
-            CROSS JOIN LATERAL original_of(e.content_hash, entry_instant(e.entry_ms), p_window) o
+            CROSS JOIN LATERAL (
+                SELECT generation, stream, entry_id, entry_at FROM orders
+                WHERE content_hash = e.content_hash ORDER BY generation DESC LIMIT 1) o
             WHERE e.entry_id NOT IN (SELECT unnest(accepted))
+        ), found AS MATERIALIZED (
+            SELECT entry_id, entry_at, order_id, extra, content_hash, generation, original_entry_id,
+                original_entry_id = entry_id AND original_stream = p_stream AS itself
+            FROM newest
+            WHERE generation = 0 AND entry_at BETWEEN original_at - p_window AND original_at + p_window
+            UNION ALL
+            SELECT n.entry_id, n.entry_at, n.order_id, n.extra, n.content_hash, o.generation, o.entry_id,
+                o.entry_id = n.entry_id AND o.stream = p_stream
+            FROM newest n CROSS JOIN LATERAL original_of(n.content_hash, n.entry_at, p_window) o
+            WHERE n.generation > 0
         ), inserted AS (
             INSERT INTO duplicates (stream, entry_id, entry_at, order_id, extra, content_hash,
                 generation, recorded_at)
-            SELECT p_stream, f.entry_id, entry_instant(f.entry_ms), f.order_id, f.extra::jsonb,
-                f.content_hash, f.generation, v_now
+            SELECT p_stream, f.entry_id, f.entry_at, f.order_id, f.extra::jsonb, f.content_hash,
+                f.generation, v_now
             FROM found f WHERE NOT itself
             ON CONFLICT (stream, entry_id) DO NOTHING
             RETURNING entry_id
