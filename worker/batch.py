@@ -29,6 +29,8 @@ from worker.points import has_own_time
 from worker.settings import Settings
 from worker.vitals import Laps, StreamVitals
 
+PARSED_AT_ONCE = 100  #: entries; then answers that came meanwhile are heard
+
 log = structlog.stdlib.get_logger("worker")
 
 
@@ -102,7 +104,7 @@ async def process(
     started, laps = anyio.current_time(), Laps()
     stream = entries[0].stream
     forms = parser(settings.envelope_fields)
-    parsed = [GIVEN_UP if given_up else _parse(entry, forms) for entry in entries]
+    parsed = [GIVEN_UP] * len(entries) if given_up else await _parsed(entries, forms)
     laps.lap("parse")
     claims = await _claim(io, parsed)
     laps.lap("claim")
@@ -133,6 +135,16 @@ async def process(
     codes = _codes(outcomes) if counts["rejected"] else NO_CODES
     io.vitals.settled(entries[0].ms, counts, codes, laps)
     return outcomes
+
+
+async def _parsed(entries: Sequence[Entry], forms: Parser) -> list[Order | Malformed]:
+    """What each entry holds; in slices, so that batches whose servers have answered go on in between."""
+    parsed: list[Order | Malformed] = []
+    for first in range(0, len(entries), PARSED_AT_ONCE):
+        if first:
+            await checkpoint()
+        parsed += [_parse(entry, forms) for entry in entries[first : first + PARSED_AT_ONCE]]
+    return parsed
 
 
 def _parse(entry: Entry, forms: Parser) -> Order | Malformed:

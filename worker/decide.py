@@ -64,12 +64,9 @@ def decide(entry: Entry, parsed: Order | Malformed, claim: Claim, window_ms: int
     An entry that meets its own claim goes the way of an insert too: it is redelivered, and Postgres finds
     its row. So does an order whose original lies outside the window: it may be the next generation.
     """
-    match parsed, claim:
-        case Order() as order, Stored() as claim if (
-            claim.original != entry.id and abs(entry.ms - claim.original_ms) <= window_ms
-        ):
-            return Repeat(entry, order)
-        case Order() as order, _:
-            return Insert(entry, order)
-        case Malformed() as malformed, _:
-            return Reject(entry, malformed)
+    if not isinstance(parsed, Order):
+        return Reject(entry, parsed)
+    if isinstance(claim, Stored) and claim.original != entry.id:
+        if abs(entry.ms - claim.original_ms) <= window_ms:
+            return Repeat(entry, parsed)
+    return Insert(entry, parsed)

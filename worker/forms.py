@@ -77,7 +77,7 @@ class Parser:
             form = self._forms.get(names)
             if form is None:
                 self._learn(names)
-            elif order := form.order("\n".join(fields)):
+            elif order := form.order("\n".join(fields[1::2])):
                 return order
         return parse(fields, self._envelope)
 
@@ -109,8 +109,9 @@ class _Form:
     """What entries of the same names have in common: where each value goes."""
 
     def __init__(self, names: tuple[str, ...], envelope: frozenset[str]) -> None:
-        pairs = [f"{re.escape(name)}\n({_VALUES.get(name, _OTHER)})" for name in names]
-        self._match = re.compile("\n".join(pairs), re.ASCII).fullmatch
+        values = [f"({_VALUES.get(name, _OTHER)})" for name in names]
+        self._match = re.compile("\n".join(values), re.ASCII).fullmatch
+        self._length_max = BYTES_MAX - sum(map(len, names))
         sent = {name: place for place, name in enumerate(names)}
         self._prices = "price" in sent, "stop_price" in sent
         self._decimals = [sent[name] for name in names if name in DECIMAL_FIELDS]
@@ -133,8 +134,8 @@ class _Form:
         self._others = [sent[name] for name in others]
 
     def order(self, text: str) -> Order | None:
-        """The order of an entry, names and values joined by newlines; None where it is not plain."""
-        match = self._match(text) if len(text) <= BYTES_MAX else None
+        """The order of an entry, its values joined by newlines; None where it is not plain."""
+        match = self._match(text) if len(text) <= self._length_max else None
         if not match:
             return None
         sent = match.groups()

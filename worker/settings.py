@@ -177,7 +177,7 @@ class Settings(BaseModel):
         1000, ge=1, le=5000, alias="WORKER_BATCH_SIZE", description="entries read at once, at most"
     )
     batches_in_flight: int = Field(
-        3,
+        4,
         ge=1,
         le=16,
         alias="WORKER_BATCHES_IN_FLIGHT",

@@ -27,7 +27,7 @@ class Knobs:
     """What a batch is, for all who have batches."""
 
     batch_size: int = 1000
-    in_flight: int = 3
+    in_flight: int = 4
 
     @property
     def variables(self) -> dict[str, str]:

@@ -55,7 +55,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=60, help="for which each is offered")
     parser.add_argument("--bursts", type=int, default=20)
     parser.add_argument("--burst", type=int, default=2_000, help="orders in one instant")
-    parser.add_argument("--in-flight", type=int, default=3)
+    parser.add_argument("--in-flight", type=int, default=4)
 
 
 async def measure(chosen: argparse.Namespace) -> list[Section]:
