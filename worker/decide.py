@@ -66,7 +66,10 @@ def decide(entry: Entry, parsed: Order | Malformed, claim: Claim, window_ms: int
     """
     if not isinstance(parsed, Order):
         return Reject(entry, parsed)
-    if isinstance(claim, Stored) and claim.original != entry.id:
-        if abs(entry.ms - claim.original_ms) <= window_ms:
-            return Repeat(entry, parsed)
+    if (
+        isinstance(claim, Stored)
+        and claim.original != entry.id
+        and abs(entry.ms - claim.original_ms) <= window_ms
+    ):
+        return Repeat(entry, parsed)
     return Insert(entry, parsed)
