@@ -17,6 +17,7 @@ from redis.asyncio import Connection, Redis, SSLConnection, UnixDomainSocketConn
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.driver_info import DriverInfo
 
 #: Commands whose replies redis-py would reshape; ours come as Redis sent them, the same in every version.
 RAW_REPLIES = (
@@ -45,6 +46,10 @@ NOT_NOW = (
 
 #: Where Redis 6.2 puts the code of an error that ended a script.
 WITHIN_SCRIPT = re.compile(r"@user_script: ?\d+: -?(\w+)")
+
+
+#: Made once. redis-py would look its own version up in the file system for each connection that it makes.
+DRIVER = DriverInfo()
 
 
 class RedisUnavailable(Exception):
@@ -89,6 +94,7 @@ def connect(url: str, *, timeout_ms: int, block_ms: int = 0) -> Redis:
         encoding_errors="surrogateescape",
         retry=Retry(NoBackoff(), 0),
         retry_on_error=[],
+        driver_info=DRIVER,
         socket_connect_timeout=timeout_ms / 1000,
         socket_timeout=(timeout_ms + block_ms) / 1000,
         socket_keepalive=True,
