@@ -5,7 +5,7 @@ SHELL := /bin/bash
 ARGS ?=
 PYTHON := .venv/bin/python
 # Two processes for each core: half of the time a test waits for something.
-PYTEST := -m pytest -n $(shell echo $$((2 * $$(nproc)))) --dist worksteal
+PYTEST := -m pytest -n $(shell echo $$((2 * $$(nproc)))) --dist load --maxschedchunk 1
 # uv keeps the versions that are locked already, unless told: make lock ARGS=--upgrade
 LOCK := .venv/bin/uv pip compile pyproject.toml --quiet --no-config --universal --python-version 3.11 \
 	--generate-hashes --no-annotate --no-emit-index-url --custom-compile-command 'make lock' $(ARGS)

@@ -4,12 +4,21 @@ One life of the worker for each set of faults, then one in which nothing goes wr
 checked against the producers' journal.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import NamedTuple, TypeVar
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Generator,
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from typing import Any, NamedTuple, TypeVar
 from unittest.mock import patch
 
 import anyio
+import asyncpg
 
 from tests.chaos.faulty_io import Died, Fault, FaultyIO, Point, wrapped_libraries
 from tests.chaos.rounds import no_certificates
@@ -101,9 +110,26 @@ async def stages(servers: Servers, count: int = STAGES) -> AsyncGenerator[Stages
         found = [await stack.enter_async_context(stage(servers)) for _ in range(count)]
         stack.enter_context(wrapped_libraries())
         stack.enter_context(no_certificates())
+        stack.enter_context(_types_looked_up_once())
         stack.enter_context(patch.object(dependency, "PAUSE_S_MIN", PAUSE_S_MIN))
         stack.enter_context(patch.object(intake, "BLOCK_MS_DRAINING", BLOCK_MS))
         yield Stages(found)
+
+
+@contextmanager
+def _types_looked_up_once() -> Generator[None]:
+    """Spare each new connection its look at what `record_outcomes` takes: most of what it costs Postgres."""
+    known: dict[frozenset[int], Any] = {}
+    look_up: Any = vars(asyncpg.Connection)["_introspect_types"]
+
+    async def introspect(connection: object, type_oids: Iterable[int], timeout: float) -> object:
+        key = frozenset(type_oids)
+        if key not in known:
+            known[key] = await look_up(connection, type_oids, timeout)
+        return known[key]
+
+    with patch.object(asyncpg.Connection, "_introspect_types", introspect):
+        yield
 
 
 async def live(place: Place, faults: Faults) -> FaultyIO:

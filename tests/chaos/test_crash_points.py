@@ -42,6 +42,7 @@ async def test_the_scenarios_make_every_kind_of_call_there_is(
 
 
 @pytest.mark.parametrize("fault", Fault)
+@pytest.mark.long
 async def test_each_call_may_go_wrong(
     clean_servers: Servers, told: Callable[[str], None], fault: Fault
 ) -> None:
@@ -71,6 +72,7 @@ async def single_faults(on: Stages, fault: Fault) -> list[Run]:
     ]
 
 
+@pytest.mark.long
 async def test_two_calls_may_go_wrong_one_after_the_other(
     clean_servers: Servers, told: Callable[[str], None]
 ) -> None:

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.anyio
 LENGTH = Length(seconds=40)
 
 
+@pytest.mark.long
 async def test_a_minute_of_kills_and_faults_loses_nothing_and_doubles_nothing(
     small_disk: Path | None,
     own_servers: Servers,

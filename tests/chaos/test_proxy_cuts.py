@@ -13,9 +13,10 @@ from tests.servers import Servers
 
 pytestmark = pytest.mark.anyio
 
-SPREAD = 120
+SPREAD = 60
 
 
+@pytest.mark.long
 async def test_a_conversation_may_be_cut_between_messages_and_within(
     clean_servers: Servers, told: Callable[[str], None]
 ) -> None:

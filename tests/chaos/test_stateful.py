@@ -6,12 +6,15 @@ the same each time: see `tests.chaos.full.test_stateful` for a longer one that i
 
 from collections.abc import Callable
 
+import pytest
+
 from tests.chaos.story import Deed, search
 from tests.servers import Servers
 
 SEED, EXAMPLES, STEPS = 1, 16, 20
 
 
+@pytest.mark.long
 def test_whatever_happens_ends_as_the_reference_says(
     servers: Servers, told: Callable[[str], None]
 ) -> None:

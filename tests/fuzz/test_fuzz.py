@@ -36,6 +36,7 @@ def test_the_corpus_is_small_and_in_its_one_form() -> None:
     assert all(len(fields) % 2 == 0 for fields in found)
 
 
+@pytest.mark.long
 def test_entries_made_by_chance_are_judged_right(told: Callable[[str], None]) -> None:
     judged = run(INPUTS, int(SEED) if SEED else None)
     told(f"{judged}")
@@ -51,6 +52,7 @@ JUDGE = Judge()  #: one for all examples, so that equal contents meet
     max_examples=2_000, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
 )
 @given(entries())
+@pytest.mark.long
 def test_entries_made_by_hypothesis_are_judged_right(fields: Fields) -> None:
     JUDGE.judge(fields)
 

@@ -40,6 +40,7 @@ def event_ids() -> list[str]:
     return [ids.next((at - epoch) // timedelta(milliseconds=1)) for at in times]
 
 
+@pytest.mark.long
 async def test_every_real_order_has_its_outcome_and_every_digit(
     place: Place, workers: Workers
 ) -> None:
@@ -65,6 +66,7 @@ async def recorded(place: Place, count: int) -> bool:
     return row["n"] >= count
 
 
+@pytest.mark.long
 async def test_real_orders_at_their_own_times_with_a_window_and_again(place: Place) -> None:
     place = place.having(WORKER_DEDUPE_WINDOW="60s")
     sent, at = real_orders(), event_ids()

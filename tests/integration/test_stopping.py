@@ -37,6 +37,7 @@ async def test_an_idle_worker_ends_at_once(
     assert await check(place) == Tally(5)
 
 
+@pytest.mark.long
 async def test_a_stopped_worker_has_finished_all_that_it_read(
     place: Place, workers: Workers
 ) -> None:
@@ -115,6 +116,7 @@ async def test_a_worker_that_waits_for_postgres_at_its_start_obeys_a_signal(
         assert await worker.ended(within_s=6) == 0
 
 
+@pytest.mark.long
 async def test_workers_killed_again_and_again_under_load_leave_exact_outcomes(
     place: Place, workers: Workers
 ) -> None:

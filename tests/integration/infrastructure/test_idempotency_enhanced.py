@@ -440,6 +440,7 @@ async def test_high_frequency_stress(clean_servers: Servers, workers: Workers) -
     await high_frequency_stress(clean_servers, workers)
 
 
+@pytest.mark.long
 async def test_random_interleavings(clean_servers: Servers) -> None:
     await random_interleavings(clean_servers)
 
@@ -461,6 +462,7 @@ async def test_concurrent_same_content(clean_servers: Servers) -> None:
     await concurrent_same_content(clean_servers)
 
 
+@pytest.mark.long
 async def test_enhanced_idempotency_suite(
     clean_servers: Servers, restartable: Restartable, workers: Workers
 ) -> None:
