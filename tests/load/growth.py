@@ -120,7 +120,8 @@ def _section(
             for name in names
         },
     }
-    said = f"{rounds} rounds, median (range); figures in µs and bytes are per entry. "
+    how_often = "One round" if rounds == 1 else f"{rounds} rounds, median (range)"
+    said = f"{how_often}; figures in µs and bytes are per entry. "
     said += f"{'; '.join(where.values())}.\n"
     plots: dict[str, str] = {}
     for word, name in SERIES.items():
