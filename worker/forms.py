@@ -15,12 +15,15 @@ from functools import lru_cache
 from hashlib import sha256
 from operator import itemgetter
 
-from worker.order import (
+from worker.fields import (
     BYTES_MAX,
     DECIMAL_FIELDS,
     FIELDS_MAX,
-    HASH_TAG,
     MODEL_FIELDS,
+    without_trailing_zeros,
+)
+from worker.order import (
+    HASH_TAG,
     SIDES,
     SYMBOL,
     TIMES_IN_FORCE,
@@ -28,7 +31,6 @@ from worker.order import (
     Malformed,
     Order,
     parse,
-    without_trailing_zeros,
 )
 
 #: Entries that a form must have had before its expression is made, for that takes as long as they took.

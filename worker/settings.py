@@ -25,7 +25,8 @@ from pydantic import (
 )
 
 from worker.errors import BadSettings
-from worker.order import ENVELOPE_FIELDS, MODEL_FIELDS
+from worker.fields import MODEL_FIELDS
+from worker.order import ENVELOPE_FIELDS
 
 DURATION = re.compile(r"(\d{1,12})(ms|s|m|h|d)", re.ASCII)
 UNIT_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}

@@ -23,7 +23,7 @@ from tests.fuzz import corpus
 ROOT = Path(__file__).parents[2]
 LENGTH_MAX = 4_096  #: bytes of an entry; what is longer is left to the mutator
 KNOWN = ".known"
-FUZZED = ["worker.order", "worker.forms", "worker.points"]
+FUZZED = ["worker.fields", "worker.order", "worker.forms", "worker.points"]
 
 
 def fuzz(seconds: int, *, keep: bool = False) -> str:

@@ -10,8 +10,9 @@ from tests.unit import GTD, LIMIT, PRICES, flat, payload, priced
 from tests.unit.test_content_hash_docs import ORDERS, REJECTED, envelope_of, fields_of, name_of
 from tests.unit.test_rejections import REJECTIONS, Case
 from worker import forms
+from worker.fields import FIELDS_MAX
 from worker.forms import CANDIDATES_MAX, FORMS_MAX, SEEN_MIN, Parser
-from worker.order import ENVELOPE_FIELDS, FIELDS_MAX, Order, parse
+from worker.order import ENVELOPE_FIELDS, Order, parse
 
 EXTRA = {"client_order_id": "c-1", "strategy": "mean reversion 100%", "leg.2-b": "", "ts": "17"}
 

@@ -22,8 +22,10 @@ from tests.unit import (
     payload_text,
     priced,
 )
+from worker import fields as entry_fields
 from worker import order
-from worker.order import MODEL_FIELDS, Malformed, parse
+from worker.fields import MODEL_FIELDS
+from worker.order import Malformed, parse
 
 
 class Case(NamedTuple):
@@ -290,14 +292,15 @@ def test_a_rejection_carries_no_order_id_and_symbol_that_are_invalid() -> None:
 
 
 def codes_of_the_source() -> set[str]:
-    """Every code that `worker/order.py` can reject with, read from its text.
+    """Every code that `worker/fields.py` and `worker/order.py` can reject with, read from their text.
 
     A code is a literal, or f"{name}_…" in a function that is told the field's name; which names those are
     is gathered from all its callers. Where no caller tells it, it is any field of the model.
     """
     functions = [
         node
-        for node in ast.walk(ast.parse(inspect.getsource(order)))
+        for module in (entry_fields, order)
+        for node in ast.walk(ast.parse(inspect.getsource(module)))
         if isinstance(node, ast.FunctionDef)
     ]
     names = names_told(functions)
@@ -305,7 +308,7 @@ def codes_of_the_source() -> set[str]:
         code
         for function in functions
         for call in calls(function)
-        if called(call) == "_Refusal"
+        if called(call) == "Refusal"
         for code in codes_of(call.args[0], names.get(function.name) or MODEL_FIELDS)
     }
 

@@ -9,7 +9,8 @@ import pytest
 
 from worker import errors
 from worker.__main__ import main
-from worker.order import ENVELOPE_FIELDS, MODEL_FIELDS
+from worker.fields import MODEL_FIELDS
+from worker.order import ENVELOPE_FIELDS
 from worker.settings import VARIABLES, Settings, load, unknown_variables
 
 

@@ -1,8 +1,8 @@
 """What is asked in the page's search box, in the words of `explain`. Pure."""
 
 from worker.errors import BadUsage
+from worker.fields import MODEL_FIELDS
 from worker.operate.explain import ENTRY_ID, Question
-from worker.order import MODEL_FIELDS
 
 LENGTH_MAX = 4096  #: characters; an address that is longer is no question of a person
 
