@@ -20,7 +20,7 @@ import anyio
 from anyio import to_thread
 
 from scripts.replay.synthetic import synthetic_orders
-from tests.load.contest import SCHEMA
+from tests.load.contest import SCHEMA, Knobs
 from tests.load.drain import ROOT, Failed
 from tests.load.figures import markdown, number, percentile, spread
 from tests.load.ground import STREAM, Ground, ground
@@ -55,12 +55,12 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=60, help="for which each is offered")
     parser.add_argument("--bursts", type=int, default=20)
     parser.add_argument("--burst", type=int, default=2_000, help="orders in one instant")
-    parser.add_argument("--in-flight", type=int, default=4)
+    parser.add_argument("--in-flight", type=int, default=Knobs.in_flight)
 
 
 async def measure(chosen: argparse.Namespace) -> list[Section]:
     """Offer each rate to both, in turn, then bursts to Ordergate."""
-    variables = {"WORKER_BATCHES_IN_FLIGHT": str(chosen.in_flight), "WORKER_BATCH_SIZE": "1000"}
+    variables = Knobs(in_flight=chosen.in_flight).variables
     async with ground() as place:
         found = [
             await _steady(place, name, rate, chosen.seconds, variables)
