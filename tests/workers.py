@@ -1,4 +1,7 @@
-"""Workers for tests: `python -m worker` as processes, and the same service within this process."""
+"""Workers for tests: `python -m worker` as processes, and the same service within this process.
+
+Most processes are forks of one that has loaded the worker already: see `forks`.
+"""
 
 import os
 import signal
@@ -8,18 +11,18 @@ from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import anyio
 import structlog
 from anyio.abc import Process
 from structlog.typing import EventDict
 
+from tests.forks import ROOT, Fork, Program, fork
 from tests.isolation import Place
 from tests.servers import Log
 from worker.service import serve
 
-ROOT = Path(__file__).resolve().parents[1]
 END_S_MAX = 60.0  #: seconds; a worker that takes longer hangs
 MEASURED = "COVERAGE_PROCESS_CONFIG"  #: is set where coverage is measured
 TELL_S_MAX = 5.0  #: seconds for a worker to tell which lines it has executed
@@ -29,7 +32,7 @@ PASSED_ON = ("PATH", "HOME", "TMPDIR", MEASURED)  #: of the environment, to a wo
 class WorkerProcess:
     """One `python -m worker`, its log and its output in files."""
 
-    def __init__(self, process: Process, path: Path) -> None:
+    def __init__(self, process: Process | Fork, path: Path) -> None:
         self._process, self._path = process, path
 
     @property
@@ -74,11 +77,15 @@ class WorkerProcess:
 
 
 class Workers:
-    """Starts worker processes, and kills at its end what still runs."""
+    """Starts worker processes, and kills at its end what still runs.
 
-    def __init__(self, directory: Path) -> None:
+    :param fresh: let each load all it needs by itself, for tests of that; so is it where coverage is measured
+    """
+
+    def __init__(self, directory: Path, *, fresh: bool = False) -> None:
         self._directory = directory
-        self._processes: list[tuple[Process, WorkerProcess]] = []
+        self._begin = _begun if fresh or MEASURED in os.environ else fork
+        self._processes: list[tuple[Process | Fork, WorkerProcess]] = []
 
     @property
     def logs(self) -> list[Log]:
@@ -117,19 +124,25 @@ class Workers:
         """
         path = self._directory / f"worker-{len(self._processes)}"
         system = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        program = Program(module, arguments, {**system, **variables})
         with path.with_suffix(".log").open("wb") as log, path.with_suffix(".out").open("wb") as out:
-            process = await anyio.open_process(
-                [sys.executable, "-m", module, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=log,
-                cwd=ROOT,
-                env={**system, **variables},
-                start_new_session=True,
-            )
+            process = await self._begin(program, out, log)
         worker = WorkerProcess(process, path)
         self._processes.append((process, worker))
         return worker
+
+
+async def _begun(program: Program, output: IO[bytes], errors: IO[bytes]) -> Process:
+    """The same as `fork`, from the beginning."""
+    return await anyio.open_process(
+        [sys.executable, "-m", program.module, *program.arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=errors,
+        cwd=ROOT,
+        env=program.variables,
+        start_new_session=True,
+    )
 
 
 def impatient(place: Place) -> Place:

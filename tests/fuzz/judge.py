@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from hashlib import sha256
-from time import thread_time
+from time import perf_counter, thread_time
 from unittest.mock import patch
 
 from streams.entry import Entry
@@ -91,12 +91,15 @@ class Judge:
         return found
 
     def _timed(self, way: Way, fields: Sequence[str]) -> Order | Malformed:
-        """What the entry comes to. The best of some tries counts: collecting garbage is not its fault."""
-        found, spent = _spent(way, fields)
+        """What the entry comes to. The best of some tries counts: collecting garbage is not its fault.
+
+        It is the processor's time that counts, told where that of the clock, told much faster, is too much.
+        """
+        found, spent = _spent(way, fields, perf_counter)
         for _ in range(TRIES_MAX):
             if spent <= ONE_ENTRY_S_MAX:
                 break
-            again, less = _spent(way, fields)
+            again, less = _spent(way, fields, thread_time)
             assert again == found
             spent = min(spent, less)
         assert spent <= ONE_ENTRY_S_MAX, f"{spent:.3f} s for one entry"
@@ -115,11 +118,13 @@ class Judge:
         assert self._contents.setdefault(found.content_hash, content) == content
 
 
-def _spent(way: Way, fields: Sequence[str]) -> tuple[Order | Malformed, float]:
-    """What the entry comes to, and the seconds of the processor that it took."""
-    begun = thread_time()
+def _spent(
+    way: Way, fields: Sequence[str], time: Callable[[], float]
+) -> tuple[Order | Malformed, float]:
+    """What the entry comes to, and the seconds that it took, by that clock."""
+    begun = time()
     found = way(fields)
-    return found, thread_time() - begun
+    return found, time() - begun
 
 
 def check_memory(fields: Sequence[str]) -> int:

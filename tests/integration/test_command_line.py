@@ -1,6 +1,7 @@
 """`python -m worker` as an operator meets it: settings, secrets, servers of its own, the demo."""
 
 import signal
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,6 +34,13 @@ BAD_SETTINGS = {
     "INFLUXDB_URL": "localhost:8086",
     "DEDUPE_REDIS_URL": "localhost",
 }
+
+
+@pytest.fixture
+async def workers(tmp_path: Path) -> AsyncGenerator[Workers]:
+    """Workers that begin as an operator's do."""
+    async with Workers(tmp_path, fresh=True) as workers:
+        yield workers
 
 
 @pytest.mark.parametrize("name", BAD_SETTINGS)

@@ -6,21 +6,25 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
+import anyio
 import pytest
 from redis import Redis
 
 from streams.producer import Producer, connect
+from tests.forks import ROOT, Program, fork, run
 from worker.embedded import EmbeddedServices, RedisServer, embedded_services
+from worker.run import migrated
+from worker.settings import load
 
-ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "scripts/replay_load.py"]
 WITHIN_S = 60.0
 NUMBERS = count(1)
@@ -44,10 +48,8 @@ class Place:
     redis: Redis
 
     def replay(self, *options: str, **environ: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*COMMAND, *options], cwd=ROOT, env={**self.environ, **environ}, text=True,
-            capture_output=True, timeout=WITHIN_S, check=False,
-        )  # fmt: skip
+        program = Program("scripts.replay_load", options, {**self.environ, **environ})
+        return run(program, within_s=WITHIN_S)
 
     def report(self, *options: str, code: int = 0) -> dict[str, Any]:
         done = self.replay("--json", *options)
@@ -64,10 +66,10 @@ class Place:
         ]
 
     @contextmanager
-    def started(self, *command: str, **environ: str) -> Generator[subprocess.Popen[str]]:
-        """Run a command beside the test, and end it as an operator would."""
+    def started(self, *options: str, **environ: str) -> Generator[subprocess.Popen[str]]:
+        """Replay beside the test, begun as an operator does, and end it as one would."""
         process = subprocess.Popen(
-            [sys.executable, *command], cwd=ROOT, env={**self.environ, **environ}, text=True,
+            [*COMMAND, *options], cwd=ROOT, env={**self.environ, **environ}, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
         try:
@@ -77,8 +79,19 @@ class Place:
             _, log = process.communicate(timeout=WITHIN_S)
             print(log)  # pytest shows it where the test fails
 
-    def worker(self, **environ: str) -> Any:  # noqa: ANN401 - what `contextmanager` makes
-        return self.started("-m", "worker", **environ)
+    @contextmanager
+    def worker(self, **environ: str) -> Generator[None]:
+        """A worker beside the test, told to stop at the end."""
+        program = Program("worker", (), {**self.environ, **environ})
+        with tempfile.TemporaryFile("w+") as log:
+            worker = anyio.run(fork, program, log, log)
+            try:
+                yield
+            finally:
+                worker.terminate()
+                anyio.run(worker.wait)
+                log.seek(0)
+                print(log.read())  # pytest shows it where the test fails
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +116,7 @@ def place(services: EmbeddedServices) -> Generator[Place]:
 @pytest.fixture
 def ready(place: Place) -> Place:
     """A place with tables."""
-    command = [sys.executable, "-m", "worker", "migrate"]
-    subprocess.run(command, cwd=ROOT, env=place.environ, check=True, timeout=WITHIN_S)
+    anyio.run(migrated, load(place.environ))
     return place
 
 
@@ -191,7 +203,7 @@ def test_a_speed_keeps_the_distances_of_the_file(place: Place, day: str) -> None
 
 
 def test_an_interrupted_replay_says_how_much_is_in_the_stream(place: Place) -> None:
-    with place.started(*COMMAND[1:], "--rate", "500", "--orders", "100000") as replay:
+    with place.started("--rate", "500", "--orders", "100000") as replay:
         wait_until(lambda: place.redis.xlen(place.stream) > 20)
         replay.send_signal(signal.SIGINT)
         _, stderr = replay.communicate(timeout=WITHIN_S)
@@ -204,7 +216,7 @@ def test_a_replay_that_is_ended_takes_its_own_worker_and_servers_with_it(
     place: Place, tmp_path: Path, number: signal.Signals
 ) -> None:
     options = ("--embedded", "--rate", "100", "--orders", "100000")
-    with place.started(*COMMAND[1:], *options, TMPDIR=str(tmp_path)) as replay:
+    with place.started(*options, TMPDIR=str(tmp_path)) as replay:
         wait_until(lambda: any(tmp_path.glob("ordergate-replay-*/data/*/*")))
         running = list(processes_in(tmp_path))
         replay.send_signal(number)
@@ -301,14 +313,17 @@ def test_a_day_replayed_into_an_emptied_redis_has_the_outcomes_on_record(
     assert second["per_second"] is None
 
 
-@pytest.mark.anyio
-async def test_entries_of_others_in_between_are_not_counted(ready: Place) -> None:
-    stranger = {"symbol": "A", "side": "buy", "type": "market", "quantity": "1"}
+async def publish(place: Place, orders: Sequence[Mapping[str, str]]) -> None:
+    async with connect(place.environ["REDIS_URL"]) as redis:
+        await Producer(redis, place.stream).publish(orders)
+
+
+def test_entries_of_others_in_between_are_not_counted(ready: Place) -> None:
+    stranger = {"order_id": "s", "symbol": "A", "side": "buy", "type": "market", "quantity": "1"}
     options = ("--rate", "50", "--orders", "40", "--duplicates", "10", "--wait", "--json")
-    with ready.worker(), ready.started(*COMMAND[1:], *options) as replay:
+    with ready.worker(), ready.started(*options) as replay:
         wait_until(lambda: ready.redis.xlen(ready.stream) > 5)
-        async with connect(ready.environ["REDIS_URL"]) as redis:
-            await Producer(redis, ready.stream).publish([stranger | {"order_id": "s"}] * 30)
+        anyio.run(publish, ready, [stranger] * 30)
         stdout, stderr = replay.communicate(timeout=WITHIN_S)
     assert replay.returncode == 0, stderr
     assert json.loads(stdout)["found"] == {"accepted": 40, "duplicates": 10, "rejected": 0}
@@ -395,7 +410,7 @@ def test_a_key_that_is_no_stream_is_said_before_event_times_go_there(
 def test_a_redis_that_dies_leaves_a_count_of_what_is_certain(place: Place, tmp_path: Path) -> None:
     with RedisServer(tmp_path / "redis") as server, Redis.from_url(server.url) as redis:
         options = ("--rate", "500", "--orders", "100000")
-        with place.started(*COMMAND[1:], *options, REDIS_URL=server.url) as replay:
+        with place.started(*options, REDIS_URL=server.url) as replay:
             wait_until(lambda: redis.xlen(place.stream) > 20)
             server.kill()
             _, stderr = replay.communicate(timeout=WITHIN_S)
