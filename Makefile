@@ -7,7 +7,7 @@ PYTHON := .venv/bin/python
 # Two processes for each core: half of the time a test waits for something.
 PYTEST := -m pytest -n $(shell echo $$((2 * $$(nproc)))) --dist load --maxschedchunk 1
 # uv keeps the versions that are locked already, unless told: make lock ARGS=--upgrade
-LOCK := .venv/bin/uv pip compile pyproject.toml --quiet --no-config --universal --python-version 3.11 \
+LOCK := .venv/bin/uv pip compile pyproject.toml --quiet --no-config --system-certs --universal --python-version 3.11 \
 	--generate-hashes --no-annotate --no-emit-index-url --custom-compile-command 'make lock' $(ARGS)
 
 # Without it, pyright asks the network for a newer pyright.
@@ -41,7 +41,7 @@ chaos: set-up ## Run every failure test, the long ones too
 	$(PYTHON) $(PYTEST) --timeout 0 tests/chaos $(ARGS)
 
 fuzz: set-up ## Fuzz the parser, guided by coverage (Linux on x86-64); ARGS='--seconds 600 --keep'
-	@.venv/bin/uv pip install --quiet --no-config --python $(PYTHON) --require-hashes -r requirements-fuzz.lock
+	@.venv/bin/uv pip install --quiet --no-config --system-certs --python $(PYTHON) --require-hashes -r requirements-fuzz.lock
 	$(PYTHON) -m tests.fuzz.fuzz_order $(ARGS)
 
 coverage: set-up ## Say which branches of worker and streams no test takes; below 95 % is an error
@@ -65,7 +65,7 @@ clean: ## Remove what the other targets made
 
 # What `make bench` compares with, and no other target needs.
 contestants: set-up
-	@.venv/bin/uv pip install --quiet --no-config --python $(PYTHON) --require-hashes -r requirements-bench.lock
+	@.venv/bin/uv pip install --quiet --no-config --system-certs --python $(PYTHON) --require-hashes -r requirements-bench.lock
 
 set-up:
 	@scripts/set_up.sh

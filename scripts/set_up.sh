@@ -72,7 +72,7 @@ if [ -f "$stamp" ] && [ "$(state)" = "$(cat "$stamp")" ]; then
 fi
 
 python=$(find_python)
-echo "set_up: making .venv with $("$python" --version); takes about half a minute, once" >&2
+echo "set_up: making .venv with $("$python" --version); takes some seconds, once" >&2
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 rm -rf .venv
@@ -81,6 +81,15 @@ pip=$(bundled_pip "$python")
 [ -n "$pip" ] || pip=$(bundled_pip python3) || true # pip is the same for all
 [ -n "$pip" ] || pip=$(packaged_pip "$scratch")
 # pip runs from its wheel and stays out of .venv, which then holds the locked requirements and nothing else.
-.venv/bin/python "$pip/pip" -qq --no-input --disable-pip-version-check \
-    install --require-hashes -r "$lock" || fail "the requirements could not be installed, see above"
+# It fetches uv, which does in seconds what takes pip a minute, but does not know pip's configuration: where the
+# packages of this place are, say. So where uv fails pip goes on.
+run_pip() {
+    .venv/bin/python "$pip/pip" -qq --no-input --disable-pip-version-check install --require-hashes "$@"
+}
+sed -n '/^uv==/,/[^\\]$/p' "$lock" >"$scratch/uv.lock"
+if ! run_pip --target "$scratch/uv" -r "$scratch/uv.lock" 2>"$scratch/uv.log" ||
+    ! UV_HTTP_TIMEOUT=10 "$scratch/uv/bin/uv" pip install --no-config --system-certs \
+        --python .venv/bin/python --require-hashes -r "$lock" 2>>"$scratch/uv.log"; then
+    run_pip -r "$lock" || fail "the requirements could not be installed, see above"
+fi
 state >"$stamp"

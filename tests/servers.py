@@ -8,12 +8,14 @@ its files in a temporary directory.
 Tests that stop, halt or kill a server ask for `own_redis` and its like: always servers of their own.
 """
 
+import atexit
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol, Self, TypeVar
 
@@ -111,7 +113,7 @@ class Servers:
 
     def own_postgres(self) -> PostgresServer:
         """Start a Postgres for the caller alone."""
-        return self._started("Postgres", lambda: PostgresServer(self._directory() / "postgres"))
+        return self._started("Postgres", lambda: _empty_postgres(self._directory()))
 
     def own_influx(self) -> InfluxServer:
         """Start an InfluxDB for the caller alone."""
@@ -136,6 +138,20 @@ class Servers:
         directory = tempfile.mkdtemp(prefix="ordergate-tests-")
         self._running.callback(shutil.rmtree, directory, ignore_errors=True)
         return Path(directory)
+
+
+def _empty_postgres(directory: Path) -> PostgresServer:
+    """One whose files are there already. To make them takes it a second, and they are the same each time."""
+    subprocess.run(["cp", "-a", _postgres_files(), directory / "data"], check=True)
+    return PostgresServer(directory)
+
+
+@cache
+def _postgres_files() -> Path:
+    directory = Path(tempfile.mkdtemp(prefix="ordergate-tests-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    with PostgresServer(directory):
+        return directory / "data"
 
 
 def _kept(log: Log) -> Log:
