@@ -68,14 +68,20 @@ CREATE TYPE recorded_entry AS (
 
 -- Record one order whose content's window has passed as the next generation, or as a repeat of what
 -- another worker made it meanwhile. Gives nothing where a duplicate of other content has its entry's id.
+-- The generation is chosen before the original is looked for: one that another worker adds behind the look has
+-- that number, and the constraint says so. Chosen behind it, both would be accepted.
 CREATE FUNCTION record_next_generation(
     p_stream text, p_window interval, p_now timestamptz, p_order record
 ) RETURNS recorded_entry[] LANGUAGE plpgsql AS $$
 DECLARE
+    v_generation int;
     v_original orders;
     v_recorded recorded_entry;
 BEGIN
     LOOP
+        v_generation := coalesce(
+            (SELECT o.generation + 1 FROM orders o WHERE o.content_hash = p_order.content_hash
+            ORDER BY o.generation DESC LIMIT 1), 0);
         SELECT * INTO v_original
         FROM original_of(p_order.content_hash, p_order.entry_at, p_window);
         IF FOUND THEN
@@ -89,13 +95,10 @@ BEGIN
         END IF;
         INSERT INTO orders (content_hash, generation, stream, entry_id, entry_at, order_id, account,
             symbol, side, type, quantity, price, stop_price, time_in_force, expire_at, extra, recorded_at)
-        SELECT p_order.content_hash, coalesce(
-                (SELECT o.generation + 1 FROM orders o WHERE o.content_hash = p_order.content_hash
-                ORDER BY o.generation DESC LIMIT 1), 0),
-            p_stream, p_order.entry_id, p_order.entry_at, p_order.order_id, p_order.account,
-            p_order.symbol, p_order.side, p_order.type, p_order.quantity::numeric,
-            p_order.price::numeric, p_order.stop_price::numeric, p_order.time_in_force,
-            p_order.expire_at, p_order.extra::jsonb, p_now
+        VALUES (p_order.content_hash, v_generation, p_stream, p_order.entry_id, p_order.entry_at,
+            p_order.order_id, p_order.account, p_order.symbol, p_order.side, p_order.type,
+            p_order.quantity::numeric, p_order.price::numeric, p_order.stop_price::numeric,
+            p_order.time_in_force, p_order.expire_at, p_order.extra::jsonb, p_now)
         ON CONFLICT (content_hash, generation) DO NOTHING
         RETURNING entry_id, 'accepted', false, generation, NULL INTO v_recorded;
         IF FOUND THEN
