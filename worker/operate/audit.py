@@ -1,4 +1,5 @@
-"""`audit`: entries read = accepted + duplicates + rejections + pending, proved from all three servers.
+"""`audit`: entries read = accepted + duplicates + rejections + pending, proved from all three servers; and
+no content is accepted twice within its window.
 
 Works while workers go on, by the order of its looks. The group's position and what is pending come before the
 outcomes, so whatever was acknowledged then must be on record; the backlog of points comes before the points,
@@ -83,6 +84,7 @@ class Row(NamedTuple):
     settled: bool
     owed: bool
     refused: bool
+    before_it: str | None
 
 
 class Seen(NamedTuple):
@@ -159,13 +161,15 @@ class Audit:
     async def _rows(self) -> AsyncGenerator[AsyncIterator[Row]]:
         """The outcomes as of now, through a cursor: however many, and however long it takes."""
         bounds = (ms and datetime.fromtimestamp(ms / 1000, UTC) for ms in self._span)
-        held = timedelta(milliseconds=self._servers.settings.takeover_after_ms)
+        settings = self._servers.settings
+        held = timedelta(milliseconds=settings.takeover_after_ms)
+        window = timedelta(milliseconds=settings.dedupe_window_ms)
         async with self._servers.ledger.connection() as connection, connection.transaction():
             await connection.execute(
                 "SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0"
             )
             cursor = connection.cursor(
-                SQL["audited_outcomes"], self._stream, *bounds, held,
+                SQL["audited_outcomes"], self._stream, *bounds, held, window,
                 prefetch=AT_ONCE, timeout=FIRST_ROW_S_MAX,
             )  # fmt: skip
             yield (Row(EntryId.parse(record[0]), *record[1:]) async for record in cursor)
@@ -195,6 +199,10 @@ class Audit:
             report.points_refused += row.refused
             if row.orphan:
                 report.differs("original_missing", str(seen.id), "duplicate")
+            if row.before_it:
+                report.differs(
+                    "accepted_twice", str(seen.id), f"the same content as {row.before_it}"
+                )
         if seen.rows or seen.pending or self._was_read(seen):
             report.read += 1
             report.pending += seen.pending and not seen.rows

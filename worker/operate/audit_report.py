@@ -11,6 +11,7 @@ KINDS = {
     "outcome_missing": "acknowledged, no outcome on record: a row was deleted, or an acknowledgement came "
     "too early; `explain` shows the fields, publish them again if the order is wanted",
     "two_outcomes": "more than one outcome: Redis gave the id to two entries, or one entry was counted twice",
+    "accepted_twice": "within the window as it is set now: was it shorter then? Else a defect; report it",
     "original_missing": "a duplicate of an order that is gone: put that back",
     "point_missing": "no point and none owed; --repair notes it as owed",
     "point_differs": "the point tells of another outcome than Postgres: delete it in InfluxDB",

@@ -38,19 +38,28 @@ WHERE stream = $1 AND (entry_id = $2 OR origin_id = $2) ORDER BY replayed_at LIM
 
 -- name: audited_outcomes
 -- Every outcome of a stream, in the order of its entries, and what its point's debt is. `settled`: recorded
--- long enough ago for its point to be written or owed.
--- $1 stream, $2 from, $3 before (null: no bound), $4 how long a worker may hold an entry
+-- long enough ago for its point to be written or owed. `before_it`: an order of the same content that was accepted
+-- before it, though no window lies between them; looked for in the indexes that `original_of` has.
+-- $1 stream, $2 from, $3 before (null: no bound), $4 how long a worker may hold an entry, $5 window
 SELECT e.entry_id, e.outcome, e.content_hash, e.orphan, e.recorded_at < clock_timestamp() - $4::interval AS settled,
-       b.entry_id IS NOT NULL AS owed, b.refusal IS NOT NULL AS refused
+       b.entry_id IS NOT NULL AS owed, b.refusal IS NOT NULL AS refused, e.before_it
 FROM (
-    SELECT entry_id, entry_at, 'accepted' AS outcome, content_hash, false AS orphan, recorded_at
-    FROM orders WHERE stream = $1
+    SELECT entry_id, entry_at, 'accepted' AS outcome, content_hash, false AS orphan, recorded_at,
+        CASE WHEN generation > 0 THEN coalesce(
+            (SELECT o.entry_id FROM orders o
+            WHERE o.content_hash = n.content_hash AND o.generation = 0
+                AND o.entry_at BETWEEN n.entry_at - $5::interval AND n.entry_at + $5::interval),
+            (SELECT o.entry_id FROM orders o
+            WHERE o.content_hash = n.content_hash AND o.generation > 0 AND o.generation < n.generation
+                AND o.entry_at BETWEEN n.entry_at - $5::interval AND n.entry_at + $5::interval LIMIT 1)
+        ) END AS before_it
+    FROM orders n WHERE stream = $1
     UNION ALL
     SELECT entry_id, entry_at, 'duplicate', content_hash, NOT EXISTS (
-        SELECT FROM orders o WHERE o.content_hash = d.content_hash AND o.generation = d.generation), recorded_at
+        SELECT FROM orders o WHERE o.content_hash = d.content_hash AND o.generation = d.generation), recorded_at, NULL
     FROM duplicates d WHERE stream = $1
     UNION ALL
-    SELECT entry_id, entry_at, 'rejected', NULL, false, recorded_at FROM rejections WHERE stream = $1
+    SELECT entry_id, entry_at, 'rejected', NULL, false, recorded_at, NULL FROM rejections WHERE stream = $1
 ) e LEFT JOIN point_backlog b ON b.stream = $1 AND b.entry_id = e.entry_id
 WHERE ($2::timestamptz IS NULL OR e.entry_at >= $2) AND ($3::timestamptz IS NULL OR e.entry_at < $3)
 ORDER BY split_part(e.entry_id, '-', 1)::numeric, split_part(e.entry_id, '-', 2)::numeric, e.outcome;

@@ -139,6 +139,22 @@ async def test_an_entry_that_was_acknowledged_without_an_outcome_is_found(
     assert told(await audited(ask, traffic)) == {"outcome_missing": [entry_id]}
 
 
+async def test_content_that_was_accepted_twice_within_the_window_is_found(
+    place: Place, ask: Ask
+) -> None:
+    """Taken in with a window of a second; by one of three seconds the next two should have been repeats."""
+    await place.publish([order(0)] * 4, ids(0, 2000, 4000, 8000))
+    await drain(place.having(WORKER_DEDUPE_WINDOW="1s"))
+    report = await audited(ask, place.having(WORKER_DEDUPE_WINDOW="1999ms"))
+    assert report["balanced"]
+    report = await audited(ask, place.having(WORKER_DEDUPE_WINDOW="3s"))
+    assert told(report) == {"accepted_twice": [at(2), at(4)]}
+    assert report["differences"]["accepted_twice"]["examples"] == [
+        {"what": at(2), "detail": f"the same content as {at(0)}"},
+        {"what": at(4), "detail": f"the same content as {at(2)}"},
+    ]
+
+
 async def test_two_outcomes_of_one_entry_are_found(traffic: Place, ask: Ask) -> None:
     await traffic.fetch(
         "INSERT INTO duplicates SELECT stream, $1, entry_at, order_id, extra, content_hash, generation,"
