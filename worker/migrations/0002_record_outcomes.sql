@@ -68,6 +68,7 @@ CREATE TYPE recorded_entry AS (
 
 -- Record one order whose content's window has passed as the next generation, or as a repeat of what
 -- another worker made it meanwhile. Gives nothing where a duplicate of other content has its entry's id.
+--
 -- The generation is chosen before the original is looked for: one that another worker adds behind the look has
 -- that number, and the constraint says so. Chosen behind it, both would be accepted.
 CREATE FUNCTION record_next_generation(
@@ -84,15 +85,7 @@ BEGIN
             ORDER BY o.generation DESC LIMIT 1), 0);
         SELECT * INTO v_original
         FROM original_of(p_order.content_hash, p_order.entry_at, p_window);
-        IF FOUND THEN
-            INSERT INTO duplicates (stream, entry_id, entry_at, order_id, extra, content_hash, generation,
-                recorded_at)
-            VALUES (p_stream, p_order.entry_id, p_order.entry_at, p_order.order_id,
-                p_order.extra::jsonb, p_order.content_hash, v_original.generation, p_now)
-            ON CONFLICT (stream, entry_id) DO NOTHING
-            RETURNING entry_id, 'duplicate', false, generation, v_original.entry_id INTO v_recorded;
-            RETURN CASE WHEN FOUND THEN ARRAY[v_recorded] ELSE '{}' END;
-        END IF;
+        EXIT WHEN FOUND;
         INSERT INTO orders (content_hash, generation, stream, entry_id, entry_at, order_id, account,
             symbol, side, type, quantity, price, stop_price, time_in_force, expire_at, extra, recorded_at)
         VALUES (p_order.content_hash, v_generation, p_stream, p_order.entry_id, p_order.entry_at,
@@ -105,6 +98,22 @@ BEGIN
             RETURN ARRAY[v_recorded];
         END IF;  -- else another worker was faster: look again
     END LOOP;
+
+    IF (v_original.stream, v_original.entry_id) <> (p_stream, p_order.entry_id) THEN
+        INSERT INTO duplicates (stream, entry_id, entry_at, order_id, extra, content_hash, generation,
+            recorded_at)
+        VALUES (p_stream, p_order.entry_id, p_order.entry_at, p_order.order_id,
+            p_order.extra::jsonb, p_order.content_hash, v_original.generation, p_now)
+        ON CONFLICT (stream, entry_id) DO NOTHING
+        RETURNING entry_id, 'duplicate', false, generation, v_original.entry_id INTO v_recorded;
+        IF FOUND THEN
+            RETURN ARRAY[v_recorded];
+        END IF;
+    END IF;
+
+    RETURN ARRAY(  -- what another worker that has this entry, too, has made it meanwhile
+        SELECT ROW (p_order.entry_id, r.outcome, true, r.generation, r.original_entry_id)::recorded_entry
+        FROM outcome_of(p_stream, p_order.entry_id, p_order.content_hash) r);
 END
 $$;
 

@@ -1,0 +1,147 @@
+"""Workers that hold the same entries and record them at once, each statement begun at ever other moments.
+
+A worker that stalls and wakes holds what another has taken over. Repeats of one content lie in several
+windows here, so that all ways of `record_outcomes` meet each other. ORDERGATE_TEST_SEED repeats a run.
+"""
+
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import timedelta
+from random import Random, SystemRandom
+from typing import Any
+
+import anyio
+import pytest
+
+from streams.entry import Entry
+from tests.isolation import Place
+from tests.orders import T0_MS, order
+from worker.decide import Decision, Insert, Repeat
+from worker.errors import PostgresUnavailable
+from worker.ledger import Ledger
+from worker.order import Order, parse
+from worker.outcome import Accepted, Duplicate, Outcome
+
+pytestmark = pytest.mark.anyio
+
+ROUNDS, WORKERS, ENTRIES, CONTENTS, BATCH_MAX = 4, 4, 60, 4, 6
+WINDOW_MS, STEP_MS_MAX = 1_000, 300
+SEED = "ORDERGATE_TEST_SEED"
+
+#: Between what a worker looks at, what it inserts and its commit, there is time for others.
+SLOWLY = """
+ALTER FUNCTION original_of RENAME TO original_found;
+CREATE FUNCTION original_of(p_content_hash bytea, p_at timestamptz, p_window interval)
+RETURNS SETOF orders LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN QUERY SELECT * FROM original_found(p_content_hash, p_at, p_window);
+    PERFORM pg_sleep(random() * 0.005);
+END $$;
+CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_sleep(random() * 0.005);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER slowly AFTER INSERT ON orders FOR EACH ROW EXECUTE FUNCTION slowly();
+CREATE TRIGGER slowly_begun BEFORE INSERT ON orders FOR EACH STATEMENT EXECUTE FUNCTION slowly();
+CREATE TRIGGER slowly AFTER INSERT ON duplicates FOR EACH ROW EXECUTE FUNCTION slowly();
+"""
+OUTCOMES = "SELECT entry_id, outcome, original_entry_id FROM outcomes WHERE stream = $1"
+ACCEPTED_TWICE = """
+SELECT a.entry_id, b.entry_id AS again FROM orders a JOIN orders b USING (stream, content_hash)
+WHERE stream = $1 AND a.generation < b.generation
+    AND b.entry_at BETWEEN a.entry_at - $2::interval AND a.entry_at + $2::interval
+"""
+FAR_FROM_ITS_ORIGINAL = """
+SELECT d.entry_id FROM duplicates d JOIN orders o USING (content_hash, generation)
+WHERE d.stream = $1
+    AND d.entry_at NOT BETWEEN o.entry_at - $2::interval AND o.entry_at + $2::interval
+"""
+
+
+async def test_entries_that_several_workers_record_at_once_have_one_outcome_each(
+    place: Place,
+) -> None:
+    seed = os.environ.get(SEED) or str(SystemRandom().getrandbits(32))
+    settings = place.settings
+    await place.postgres.execute(SLOWLY)
+    ledger = Ledger(
+        settings.database_address, place.schema, timeout_ms=30_000, connections_max=WORKERS
+    )
+    try:
+        for number in range(ROUNDS):
+            try:
+                await round_of(place, ledger, Random(f"{seed} {number}"), f"round-{number}")  # noqa: S311 - to be repeated
+            except BaseException as error:
+                error.add_note(f"round {number} of {SEED}={seed}")
+                raise
+    finally:
+        await ledger.aclose()
+
+
+async def round_of(place: Place, ledger: Ledger, chance: Random, stream: str) -> None:
+    entries = list(made(chance, stream))
+    said: dict[str, list[Outcome]] = defaultdict(list)
+
+    async def work(chance: Random) -> None:
+        todo = entries
+        while todo:
+            count = chance.randint(1, BATCH_MAX)
+            batch, todo = todo[:count], todo[count:]
+            for outcome in await recorded(ledger, stream, decided(chance, batch)):
+                said[outcome.entry.id].append(outcome)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(WORKERS):
+            tasks.start_soon(work, Random(chance.random()))  # noqa: S311
+    window = timedelta(milliseconds=WINDOW_MS)
+    assert await place.fetch(ACCEPTED_TWICE, stream, window) == []
+    assert await place.fetch(FAR_FROM_ITS_ORIGINAL, stream, window) == []
+    rows = await place.fetch(OUTCOMES, stream)
+    assert sorted(row["entry_id"] for row in rows) == sorted(said)
+    for row in rows:
+        check_said(said[row["entry_id"]], row)
+
+
+async def recorded(ledger: Ledger, stream: str, decisions: Sequence[Decision]) -> list[Outcome]:
+    """Record them, again where Postgres ended the call for a deadlock: those who hold the same entries may
+    lock them in any order.
+    """
+    while True:
+        with suppress(PostgresUnavailable):
+            found = await ledger.record(
+                stream, decisions, window_ms=WINDOW_MS, owe_points=False, read_after=None
+            )
+            return found.outcomes
+
+
+def made(chance: Random, stream: str) -> Sequence[Entry]:
+    """Entries of few contents, which follow each other through several windows."""
+    found: list[Entry] = []
+    at_ms = T0_MS
+    for _ in range(ENTRIES):
+        at_ms += chance.randint(1, STEP_MS_MAX)
+        fields = order(chance.randrange(CONTENTS), account=stream)
+        found.append(Entry(stream, f"{at_ms}-0", [word for it in fields.items() for word in it]))
+    return found
+
+
+def decided(chance: Random, entries: Sequence[Entry]) -> list[Decision]:
+    """Whatever Redis may have said of each."""
+    decisions: list[Decision] = []
+    for entry in entries:
+        found = parse(entry.fields)
+        assert isinstance(found, Order)
+        decisions.append(chance.choice((Insert, Repeat))(entry, found))
+    return decisions
+
+
+def check_said(outcomes: Sequence[Outcome], row: dict[str, Any]) -> None:
+    """Every worker was told what is on record, and one of them that it was the first."""
+    for outcome in outcomes:
+        assert isinstance(outcome, Accepted | Duplicate), f"{outcome} for {row}"
+        original = outcome.original_id if isinstance(outcome, Duplicate) else None
+        assert (outcome.word, original) == (row["outcome"], row["original_entry_id"])
+    assert [outcome.redelivered for outcome in outcomes].count(False) == 1
