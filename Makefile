@@ -12,6 +12,8 @@ LOCK := .venv/bin/uv pip compile pyproject.toml --quiet --no-config --system-cer
 
 # Without it, pyright asks the network for a newer pyright.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+# With it, every process compiles our sources anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench bench-guard chaos coverage fuzz model lock clean contestants set-up

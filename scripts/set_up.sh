@@ -88,7 +88,7 @@ run_pip() {
 }
 sed -n '/^uv==/,/[^\\]$/p' "$lock" >"$scratch/uv.lock"
 if ! run_pip --target "$scratch/uv" -r "$scratch/uv.lock" 2>"$scratch/uv.log" ||
-    ! UV_HTTP_TIMEOUT=10 "$scratch/uv/bin/uv" pip install --no-config --system-certs \
+    ! UV_HTTP_TIMEOUT=10 "$scratch/uv/bin/uv" pip install --no-config --system-certs --compile-bytecode \
         --python .venv/bin/python --require-hashes -r "$lock" 2>>"$scratch/uv.log"; then
     run_pip -r "$lock" || fail "the requirements could not be installed, see above"
 fi
