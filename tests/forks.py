@@ -121,13 +121,20 @@ async def fork(program: Program, output: IO[Any], errors: IO[Any]) -> Fork:
 
 
 def run(program: Program, *, within_s: float) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end, without an event loop. :raises TimeoutError: it did not end in time"""
+    """Run a program to its end, where no event loop runs.
+
+    :raises TimeoutError: it did not end in time, and was killed
+    """
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
 
         async def ended() -> int:
             started = await fork(program, output, errors)
-            with anyio.fail_after(within_s):
-                return await started.wait()
+            try:
+                with anyio.fail_after(within_s):
+                    return await started.wait()
+            finally:
+                if started.returncode is None:
+                    started.kill()
 
         code = anyio.run(ended)
         output.seek(0)

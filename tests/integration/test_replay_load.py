@@ -88,7 +88,8 @@ class Place:
             try:
                 yield
             finally:
-                worker.terminate()
+                if worker.returncode is None:
+                    worker.terminate()
                 anyio.run(worker.wait)
                 log.seek(0)
                 print(log.read())  # pytest shows it where the test fails
