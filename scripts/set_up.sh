@@ -86,10 +86,11 @@ pip=$(bundled_pip "$python")
 run_pip() {
     .venv/bin/python "$pip/pip" -qq --no-input --disable-pip-version-check install --require-hashes "$@"
 }
+run_uv() {
+    UV_HTTP_TIMEOUT=10 UV_HTTP_RETRIES=1 "$scratch/uv/bin/uv" pip install --no-config --system-certs \
+        --compile-bytecode --python .venv/bin/python --require-hashes "$@"
+}
 sed -n '/^uv==/,/[^\\]$/p' "$lock" >"$scratch/uv.lock"
-if ! run_pip --target "$scratch/uv" -r "$scratch/uv.lock" 2>"$scratch/uv.log" ||
-    ! UV_HTTP_TIMEOUT=10 "$scratch/uv/bin/uv" pip install --no-config --system-certs --compile-bytecode \
-        --python .venv/bin/python --require-hashes -r "$lock" 2>>"$scratch/uv.log"; then
+{ run_pip --target "$scratch/uv" -r "$scratch/uv.lock" && run_uv -r "$lock"; } 2>"$scratch/uv.log" ||
     run_pip -r "$lock" || fail "the requirements could not be installed, see above"
-fi
 state >"$stamp"
