@@ -93,7 +93,7 @@ class Judge:
     def _timed(self, way: Way, fields: Sequence[str]) -> Order | Malformed:
         """What the entry comes to. The best of some tries counts: collecting garbage is not its fault.
 
-        It is the processor's time that counts, told where that of the clock, told much faster, is too much.
+        The processor's time counts. It is slow to ask for, and never more than the clock's, which goes first.
         """
         found, spent = _spent(way, fields, perf_counter)
         for _ in range(TRIES_MAX):

@@ -1,4 +1,4 @@
-"""Workers that hold the same entries and record them at once, each statement begun at ever other moments.
+"""Workers that record the same contents, or the same entries, at once.
 
 A worker that stalls and wakes holds what another has taken over. Repeats of one content lie in several
 windows here, so that all ways of `record_outcomes` meet each other. ORDERGATE_TEST_SEED repeats a run.
@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from random import Random, SystemRandom
 from typing import Any
 
@@ -17,7 +18,9 @@ import pytest
 
 from streams.entry import Entry
 from tests.isolation import Place
-from tests.orders import T0_MS, order
+from tests.orders import T0_MS, ids, order
+from tests.record import Tally, check, until
+from tests.workers import drain
 from worker.decide import Decision, Insert, Repeat
 from worker.errors import PostgresUnavailable
 from worker.ledger import Ledger
@@ -30,15 +33,21 @@ ROUNDS, WORKERS, ENTRIES, CONTENTS, BATCH_MAX = 4, 4, 60, 4, 6
 WINDOW_MS, STEP_MS_MAX = 1_000, 300
 SEED = "ORDERGATE_TEST_SEED"
 
-#: Between what a worker looks at, what it inserts and its commit, there is time for others.
-SLOWLY = """
+KEY = 7  #: of an advisory lock
+WAITS = f"SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = {KEY} AND NOT granted"
+BEGUN = "SELECT FROM orders WHERE generation > 0"
+#: What a worker does once it has looked for the original of an entry at an instant, `p_at`.
+BEHIND_THE_LOOK = """
 ALTER FUNCTION original_of RENAME TO original_found;
 CREATE FUNCTION original_of(p_content_hash bytea, p_at timestamptz, p_window interval)
 RETURNS SETOF orders LANGUAGE plpgsql AS $$
 BEGIN
     RETURN QUERY SELECT * FROM original_found(p_content_hash, p_at, p_window);
-    PERFORM pg_sleep(random() * 0.005);
+    {statement};
 END $$;
+"""
+#: Between what a worker inserts and its commit, too, there is time for others.
+SLOW_INSERTS = """
 CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pg_sleep(random() * 0.005);
@@ -61,12 +70,36 @@ WHERE d.stream = $1
 """
 
 
+async def test_of_two_workers_that_meet_a_window_that_has_ended_one_begins_the_next(
+    place: Place,
+) -> None:
+    place = place.having(WORKER_DEDUPE_WINDOW="1s", WORKER_BATCHES_IN_FLIGHT="1")
+    at = ids(0, 10_000, 10_012)
+    await place.publish([order(1)], at[:1])
+    await drain(place)
+    wait = f"PERFORM pg_advisory_xact_lock({KEY}) WHERE p_at = to_timestamp({T0_MS // 1000 + 10})"
+    await place.postgres.execute(BEHIND_THE_LOOK.format(statement=wait))
+
+    async def holds(query: str) -> bool:
+        return bool(await place.fetch(query))
+
+    async with place.connected() as lock, anyio.create_task_group() as tasks:
+        await lock.execute(f"SELECT pg_advisory_lock({KEY})")
+        for entry_id, name, then in zip(at[1:], ("one", "two"), (WAITS, BEGUN), strict=True):
+            await place.publish([order(1)], [entry_id])
+            tasks.start_soon(drain, place.having(WORKER_CONSUMER=name))
+            await until(partial(holds, then))
+        await lock.execute(f"SELECT pg_advisory_unlock({KEY})")
+    assert await check(place, in_order=False) == Tally(accepted=2, duplicates=1)
+
+
 async def test_entries_that_several_workers_record_at_once_have_one_outcome_each(
     place: Place,
 ) -> None:
     seed = os.environ.get(SEED) or str(SystemRandom().getrandbits(32))
     settings = place.settings
-    await place.postgres.execute(SLOWLY)
+    pause = "PERFORM pg_sleep(random() * 0.005)"
+    await place.postgres.execute(BEHIND_THE_LOOK.format(statement=pause) + SLOW_INSERTS)
     ledger = Ledger(
         settings.database_address, place.schema, timeout_ms=30_000, connections_max=WORKERS
     )

@@ -1,14 +1,12 @@
 """What becomes of orders and their repeats: in Redis, in Postgres and in InfluxDB."""
 
-from functools import partial
-
 import anyio
 import pytest
 
 from scripts.replay.synthetic import synthetic_orders
 from tests.isolation import Place
-from tests.orders import T0_MS, ids, order, orders
-from tests.record import Tally, check, claim_key, settled, until
+from tests.orders import ids, order, orders
+from tests.record import Tally, check, claim_key, settled
 from tests.workers import Workers, drain, working
 from worker.order import Order, parse
 
@@ -82,45 +80,6 @@ async def test_twins_further_apart_than_the_window_in_one_batch_are_generations(
         (at[5], 2),
         (at[6], 3),
     ]
-
-
-KEY = 7  #: of an advisory lock
-WAITS = f"SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = {KEY} AND NOT granted"
-BEGUN = "SELECT FROM orders WHERE generation > 0"
-#: The worker that looks for the original of the entry at this instant waits, once it has looked, for a lock.
-WAIT_BEHIND_THE_LOOK = """
-ALTER FUNCTION original_of RENAME TO original_found;
-CREATE FUNCTION original_of(p_content_hash bytea, p_at timestamptz, p_window interval)
-RETURNS SETOF orders LANGUAGE plpgsql AS $$
-BEGIN
-    RETURN QUERY SELECT * FROM original_found(p_content_hash, p_at, p_window);
-    IF p_at = to_timestamp({at_s}) THEN
-        PERFORM pg_advisory_xact_lock({key});
-    END IF;
-END $$
-"""
-
-
-async def test_of_two_workers_that_meet_a_window_that_has_ended_one_begins_the_next(
-    place: Place,
-) -> None:
-    place = place.having(WORKER_DEDUPE_WINDOW="1s", WORKER_BATCHES_IN_FLIGHT="1")
-    at = ids(0, 10_000, 10_012)
-    await place.publish([order(1)], at[:1])
-    await drain(place)
-    await place.postgres.execute(WAIT_BEHIND_THE_LOOK.format(at_s=T0_MS // 1000 + 10, key=KEY))
-
-    async def holds(query: str) -> bool:
-        return bool(await place.fetch(query))
-
-    async with place.connected() as lock, anyio.create_task_group() as tasks:
-        await lock.execute(f"SELECT pg_advisory_lock({KEY})")
-        for entry_id, name, then in zip(at[1:], ("one", "two"), (WAITS, BEGUN), strict=True):
-            await place.publish([order(1)], [entry_id])
-            tasks.start_soon(drain, place.having(WORKER_CONSUMER=name))
-            await until(partial(holds, then))
-        await lock.execute(f"SELECT pg_advisory_unlock({KEY})")
-    assert await check(place, in_order=False) == Tally(accepted=2, duplicates=1)
 
 
 async def test_the_same_order_id_with_other_content_is_another_order(place: Place) -> None:

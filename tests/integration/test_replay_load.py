@@ -20,7 +20,7 @@ import pytest
 from redis import Redis
 
 from streams.producer import Producer, connect
-from tests.forks import ROOT, Program, fork, run
+from tests.forks import ROOT, Fork, Program, fork, run
 from worker.embedded import EmbeddedServices, RedisServer, embedded_services
 from worker.run import migrated
 from worker.settings import load
@@ -90,9 +90,14 @@ class Place:
             finally:
                 if worker.returncode is None:
                     worker.terminate()
-                anyio.run(worker.wait)
+                anyio.run(ended, worker)
                 log.seek(0)
                 print(log.read())  # pytest shows it where the test fails
+
+
+async def ended(worker: Fork) -> None:
+    with anyio.fail_after(WITHIN_S):
+        await worker.wait()
 
 
 @pytest.fixture(scope="module")
