@@ -1,8 +1,11 @@
 """An entry of a stream, and its id."""
 
+import re
 from typing import Any, NamedTuple
 
 import msgspec
+
+ENTRY_ID = re.compile(r"\d{1,20}-\d{1,20}", re.ASCII)  #: how an id is written
 
 
 class EntryId(NamedTuple):

@@ -1,6 +1,9 @@
 """Orders for tests: valid ones by number, each with a content of its own."""
 
+from collections.abc import Mapping
 from itertools import count
+
+from worker.order import Order, parse
 
 _numbers = count()
 
@@ -27,6 +30,13 @@ def order(number: int, **changes: str) -> dict[str, str]:
 def orders(numbers: range) -> list[dict[str, str]]:
     """The order of each number."""
     return [order(number) for number in numbers]
+
+
+def parsed(fields: Mapping[str, str]) -> Order:
+    """What a worker makes of a valid order."""
+    found = parse([word for pair in fields.items() for word in pair])
+    assert isinstance(found, Order)
+    return found
 
 
 def ids(*offsets_ms: int) -> list[str]:

@@ -369,11 +369,11 @@ def _time_ns(entry_id: str) -> int:
 
 
 async def _check_claims(place: Place) -> None:
-    """Each content on record is `stored` in Redis, under one of its orders, for the window at most."""
+    """Each content on record is claimed in Redis, by one of its orders, for the window at most."""
     rows = await place.fetch("SELECT content_hash, entry_id FROM orders")
     originals: dict[str, set[str]] = defaultdict(set)
     for row in rows:
-        originals[claim_key(place, row["content_hash"])].add(f"stored {row['entry_id']}")
+        originals[claim_key(place, row["content_hash"])].add(row["entry_id"])
     async with connect(place.settings.claims_address, timeout_ms=10_000) as redis:
         for key, values in originals.items():
             assert await redis.get(key) in values

@@ -17,7 +17,7 @@ from anyio.lowlevel import checkpoint
 from streams.connection import GroupLost, RedisUnavailable
 from streams.entry import Entry
 from worker.claims import Claims
-from worker.decide import Claim, Decision, Hint, decide
+from worker.decide import Claim, Decision, decide
 from worker.dependency import Dependency
 from worker.errors import PostgresUnavailable
 from worker.forms import Parser, parser
@@ -106,7 +106,7 @@ async def process(
     forms = parser(settings.envelope_fields)
     parsed = [GIVEN_UP] * len(entries) if given_up else await _parsed(entries, forms)
     laps.lap("parse")
-    claims = await _claim(io, parsed)
+    claims = await _claim(io, entries, parsed)
     laps.lap("claim")
     decisions = _decide(entries, parsed, claims, settings.dedupe_window_ms)
     laps.lap("decide")
@@ -157,17 +157,20 @@ def _parse(entry: Entry, forms: Parser) -> Order | Malformed:
     )
 
 
-async def _claim(io: Connections, parsed: Sequence[Order | Malformed]) -> dict[bytes, Claim]:
-    """The claim of each content hash; all unknown where Redis does not answer, for Postgres decides."""
-    hashes = [order.content_hash for order in parsed if isinstance(order, Order)]
-    claims: Sequence[Claim] = [Hint.UNKNOWN] * len(hashes)
+async def _claim(
+    io: Connections, entries: Sequence[Entry], parsed: Sequence[Order | Malformed]
+) -> dict[bytes, Claim]:
+    """The claims that are known, by content hash; none where Redis does not answer, for Postgres decides."""
+    ids = [entry.id for entry, found in zip(entries, parsed, strict=True) if type(found) is Order]
+    hashes = [found.content_hash for found in parsed if type(found) is Order]
+    claims = dict[bytes, Claim]()
     if io.servers.claims.due:
         try:
-            claims = await io.claims.claim(hashes)
+            claims = await io.claims.claim(ids, hashes)
             io.servers.claims.worked()
         except RedisUnavailable as error:
             io.servers.claims.failed(error)
-    return dict(zip(hashes, claims, strict=True))
+    return claims
 
 
 def _decide(
@@ -180,7 +183,7 @@ def _decide(
         decide(
             entry,
             found,
-            claims[found.content_hash] if isinstance(found, Order) else Hint.UNKNOWN,
+            claims.get(found.content_hash) if isinstance(found, Order) else None,
             window_ms,
         )
         for entry, found in zip(entries, parsed, strict=True)
@@ -188,18 +191,31 @@ def _decide(
 
 
 async def _settle(io: Connections, outcomes: Sequence[Outcome], claims: dict[bytes, Claim]) -> None:
-    if io.claims.apart and io.servers.claims.due:
-        try:
-            await io.claims.remember(outcomes, claims)
-        except RedisUnavailable as error:  # a hint less
-            io.servers.claims.failed(error)
+    await _correct(io, outcomes, claims)
     try:
-        settled = await io.claims.settle(outcomes, claims)
+        settled = await io.claims.settle(outcomes)
     except GroupLost as error:  # nothing is left to acknowledge; the outcomes are on record
         log.warning("group.lost_before_settlement", error=str(error), entries=len(outcomes))
     else:
         if settled.error:
             log.warning("settlement.incomplete", error=settled.error)
+
+
+async def _correct(
+    io: Connections, outcomes: Sequence[Outcome], claims: dict[bytes, Claim]
+) -> None:
+    """Correct claims. Where they are on a Redis of their own that is away, there is a hint less."""
+    if io.claims.apart and not io.servers.claims.due:
+        return
+    try:
+        refused = await io.claims.correct(outcomes, claims)
+    except RedisUnavailable as error:
+        if not io.claims.apart:
+            raise
+        io.servers.claims.failed(error)
+    else:
+        if refused:
+            log.warning("claims.not_corrected", error=refused)
 
 
 def _report(stream: str, entries: int, counts: Counter[str], duration_s: float) -> None:

@@ -1,24 +1,21 @@
 """Claims: what Redis remembers of content hashes, and the settlement of a batch.
 
 A claim is a hint that saves work and never the truth: whatever Redis forgets, invents or does not answer,
-Postgres decides. So where Redis is away a claim is `UNKNOWN`, and the order goes on.
+Postgres decides. So where Redis is away a claim is *unknown*, and the order goes on.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import NamedTuple
 
-from redis.asyncio import Redis
-
 from streams.connection import connect, redis_errors
 from streams.dead_letters import dead_letters_of
+from streams.entry import ENTRY_ID, EntryId
 from streams.group import progress_of
-from worker.decide import Claim, Hint, Stored
+from worker.decide import Claim
 from worker.outcome import Accepted, Duplicate, Outcome, Rejected
 
 LUA = files("worker") / "lua"
-ENTRY_ID = re.compile(r"\d{1,20}-\d{1,20}", re.ASCII)
 
 
 class Settled(NamedTuple):
@@ -36,18 +33,19 @@ class Settled(NamedTuple):
 class Claims:
     """The claims of one stream, `idempotency:order:{<stream>}:<content hash>`, and its settlement.
 
-    A claim's value is `held <token>`, or `stored <entry id>` once Postgres has committed. It lives as long as
-    the dedupe window. Every method raises `RedisUnavailable`; calling again is safe.
+    A claim's value is the id of the entry that was the first to ask, or of the original where Postgres has
+    another. It lives as long as the dedupe window. Every method raises `RedisUnavailable`; calling again is
+    safe, for an entry knows its own claim.
 
-    :param token: names this worker's run; a worker that asks again after a lost reply knows its claim by it
+    An entry that is settled has its outcome in Postgres, so nothing need be written to say that what it
+    claimed is stored: what is older than all that is pending is settled. Claims on a Redis of their own do
+    not know what is pending, and are taken for held.
     """
 
     def __init__(
-        self, url: str, claims_url: str, stream: str, group: str, token: str,
-        *, window_ms: int, timeout_ms: int,
-    ) -> None:  # fmt: skip
+        self, url: str, claims_url: str, stream: str, group: str, *, window_ms: int, timeout_ms: int
+    ) -> None:
         self._stream, self._group = stream, group
-        self._held = f"held {token}"
         self._ttl_s = max(1, -(-window_ms // 1000))
         self._progress = progress_of(stream, group)
         self._prefix = f"idempotency:order:{{{stream}}}:"
@@ -58,6 +56,7 @@ class Claims:
         )
         self._uncounted = 0  # settled, and not in the group's progress: Redis had no memory left
         self._claim = self._claims_redis.register_script((LUA / "claim.lua").read_text())
+        self._correct = self._claims_redis.register_script((LUA / "correct_claims.lua").read_text())
         self._settle = self._redis.register_script((LUA / "settle.lua").read_text())
 
     async def aclose(self) -> None:
@@ -65,45 +64,51 @@ class Claims:
         await self._claims_redis.aclose()
         await self._redis.aclose()
 
-    async def claim(self, content_hashes: Sequence[bytes]) -> list[Claim]:
-        """Claim each hash, in one call; a hash that occurs twice is won twice."""
-        if not content_hashes:
-            return []
-        keys = [self._prefix + content_hash.hex() for content_hash in content_hashes]
-        async with redis_errors(self._claims_redis):
-            answers = await self._claim(keys=keys, args=[self._held, self._ttl_s])
-        return [self._read(answer) for answer in answers]
+    async def claim(
+        self, entry_ids: Sequence[str], content_hashes: Sequence[bytes]
+    ) -> dict[bytes, Claim]:
+        """Claim a hash for each entry, in one call. Gives the claim that stands, by content hash.
 
-    def _read(self, answer: str | None) -> Claim:
-        if answer is None or answer == self._held:
-            return Hint.WON
-        kind, _, original = answer.partition(" ")
-        return Stored(original) if kind == "stored" and ENTRY_ID.fullmatch(original) else Hint.HELD
-
-    async def settle(self, outcomes: Sequence[Outcome], claims: Mapping[bytes, Claim]) -> Settled:
-        """Mark claims as stored, copy rejections to the dead letters, acknowledge what is final.
-
-        :param claims: what stood before, by content hash; a claim that says so already is left alone
-        Claims on a Redis of their own are left to `remember`.
-
-        :raises GroupLost: nothing is left to acknowledge; the outcomes are on record all the same
+        A value that names no entry says nothing, and is left out.
         """
-        stored = {} if self.apart else self._stored(outcomes, claims)
-        final = [outcome for outcome in outcomes if outcome.final]
-        rejected = [outcome for outcome in final if isinstance(outcome, Rejected)]
-        others = [o.entry.id for o in final if not isinstance(o, Rejected)]
-        uncounted, self._uncounted = self._uncounted, 0
-        settled = await self._settle_call(self._redis, stored, rejected, others, uncounted)
-        self._uncounted += settled.uncounted
-        return settled
+        if not content_hashes:
+            return {}
+        stream, group = ([], "") if self.apart else ([self._stream], self._group)
+        keys = [*stream, *(self._prefix + content_hash.hex() for content_hash in content_hashes)]
+        async with redis_errors(self._claims_redis):
+            oldest, *answers = await self._claim(keys=keys, args=[group, self._ttl_s, *entry_ids])
+        pending_ms = EntryId.parse(oldest).ms if oldest else 0
+        return {
+            content_hash: Claim(entry_id, False)
+            if answer is None
+            else _standing(answer, pending_ms)
+            for content_hash, entry_id, answer in zip(
+                content_hashes, entry_ids, answers, strict=True
+            )
+            if answer is None or ENTRY_ID.fullmatch(answer)
+        }
 
-    async def remember(self, outcomes: Sequence[Outcome], claims: Mapping[bytes, Claim]) -> None:
-        """Mark claims as stored, on a Redis of their own; before the settlement."""
-        await self._settle_call(self._claims_redis, self._stored(outcomes, claims), [], [], 0)
+    async def correct(
+        self, outcomes: Sequence[Outcome], claims: Mapping[bytes, Claim]
+    ) -> str | None:
+        """Let claims name the originals that Postgres has, where they do not.
 
-    def _stored(self, outcomes: Sequence[Outcome], claims: Mapping[bytes, Claim]) -> dict[str, str]:
-        """The claims to set, key and value. Of two outcomes of one content the last is the newest."""
-        stored: dict[str, str] = {}
+        Gives the first error that Redis met on the way; those claims are left as they are.
+
+        :param claims: what stands, by content hash
+        """
+        wrong = self._wrong(outcomes, claims)
+        if not wrong:
+            return None
+        async with redis_errors(self._claims_redis):
+            return await self._correct(keys=[*wrong], args=[self._ttl_s, *wrong.values()])
+
+    def _wrong(self, outcomes: Sequence[Outcome], claims: Mapping[bytes, Claim]) -> dict[str, str]:
+        """The claims that do not name the original that Postgres has, and their right values.
+
+        Of two outcomes of one content the last is the newest.
+        """
+        wrong: dict[str, str] = {}
         for outcome in outcomes:
             if isinstance(outcome, Accepted):
                 original = outcome.entry.id
@@ -113,29 +118,33 @@ class Claims:
                 continue
             content_hash = outcome.order.content_hash
             claim = claims.get(content_hash)
-            if not (isinstance(claim, Stored) and claim.original == original):
-                stored[self._prefix + content_hash.hex()] = f"stored {original}"
-        return stored
+            if not claim or claim.entry_id != original:
+                wrong[self._prefix + content_hash.hex()] = original
+        return wrong
 
-    async def _settle_call(
-        self,
-        redis: Redis,
-        stored: Mapping[str, str],
-        rejected: Sequence[Rejected],
-        ids: Sequence[str],
-        uncounted: int,
-    ) -> Settled:
+    async def settle(self, outcomes: Sequence[Outcome]) -> Settled:
+        """Copy rejections to the dead letters, acknowledge what is final.
+
+        :raises GroupLost: nothing is left to acknowledge; the outcomes are on record all the same
+        """
+        final = [outcome for outcome in outcomes if outcome.final]
+        rejected = [outcome for outcome in final if isinstance(outcome, Rejected)]
+        others = [o.entry.id for o in final if not isinstance(o, Rejected)]
         letters = [
             text for r in rejected for text in (r.entry.id, r.malformed.code, r.malformed.reason)
         ]
         dead = dead_letters_of(self._stream)
-        async with redis_errors(redis):
+        uncounted, self._uncounted = self._uncounted, 0
+        async with redis_errors(self._redis):
             reply = await self._settle(
-                keys=[self._stream, dead, f"{dead}:index", self._progress, *stored],
-                args=[
-                    self._group, self._ttl_s, len(rejected), uncounted,
-                    *stored.values(), *letters, *ids,
-                ],
-                client=redis,
-            )  # fmt: skip
-        return Settled(*reply)
+                keys=[self._stream, dead, f"{dead}:index", self._progress],
+                args=[self._group, len(rejected), uncounted, *letters, *others],
+            )
+        settled = Settled(*reply)
+        self._uncounted += settled.uncounted
+        return settled
+
+
+def _standing(entry_id: str, pending_ms: int) -> Claim:
+    """The claim of an entry; stored, where it is older than all that is pending."""
+    return Claim(entry_id, int(entry_id.partition("-")[0]) < pending_ms)

@@ -4,34 +4,26 @@ Pure. `Insert` and `Repeat` both end at the unique constraint in Postgres, which
 only says that looking for the original first is likely to save an insert.
 """
 
-from enum import Enum
-
 import msgspec
 
 from streams.entry import Entry
 from worker.order import Malformed, Order
 
 
-class Hint(Enum):
-    """What Redis says of a content hash that it does not know to be stored."""
+class Claim(msgspec.Struct, frozen=True, gc=False):
+    """The claim that stands in Redis for a content: *won* by the entry that it names, *held* for any other.
 
-    WON = "won"  #: the claim is this worker's, now or since a reply that was lost
-    HELD = "held"  #: claimed by another worker, which may be dead
-    UNKNOWN = "unknown"  #: Redis did not answer
+    :ivar entry_id: which claimed it first, or is the original, where Postgres had to say so
+    :ivar stored: whether that entry is known to be settled, so that Postgres has its outcome
+    """
 
-
-class Stored(msgspec.Struct, frozen=True, gc=False):
-    """Redis says that Postgres holds the content, under the entry id of the accepted original."""
-
-    original: str
+    entry_id: str
+    stored: bool
 
     @property
-    def original_ms(self) -> int:
-        """The original's own time, milliseconds since 1970."""
-        return int(self.original.partition("-")[0])
-
-
-Claim = Hint | Stored
+    def entry_ms(self) -> int:
+        """That entry's own time, milliseconds since 1970."""
+        return int(self.entry_id.partition("-")[0])
 
 
 class Insert(msgspec.Struct, frozen=True, gc=False):
@@ -58,18 +50,23 @@ class Reject(msgspec.Struct, frozen=True, gc=False):
 Decision = Insert | Repeat | Reject
 
 
-def decide(entry: Entry, parsed: Order | Malformed, claim: Claim, window_ms: int) -> Decision:
+def decide(
+    entry: Entry, parsed: Order | Malformed, claim: Claim | None, window_ms: int
+) -> Decision:
     """Decide on one entry.
 
     An entry that meets its own claim goes the way of an insert too: it is redelivered, and Postgres finds
     its row. So does an order whose original lies outside the window: it may be the next generation.
+
+    :param claim: None where it is *unknown*: Redis did not answer
     """
     if not isinstance(parsed, Order):
         return Reject(entry, parsed)
     if (
-        isinstance(claim, Stored)
-        and claim.original != entry.id
-        and abs(entry.ms - claim.original_ms) <= window_ms
+        claim
+        and claim.stored
+        and claim.entry_id != entry.id
+        and abs(entry.ms - claim.entry_ms) <= window_ms
     ):
         return Repeat(entry, parsed)
     return Insert(entry, parsed)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from redis.asyncio import Redis
 from rich.console import Console
 from rich.table import Table
 
@@ -29,6 +30,10 @@ OUTCOMES = "SELECT outcome, count(*) FROM outcomes GROUP BY outcome"
 PAIRS = """
 SELECT d.order_id AS repeat, o.order_id AS original
 FROM duplicates d JOIN orders o USING (content_hash, generation)
+"""
+CLAIMED = """
+SELECT count(*) FROM orders JOIN unnest($1::text[], $2::text[]) AS claim (key, entry_id) USING (entry_id)
+WHERE claim.key LIKE '%' || encode(orders.content_hash, 'hex')
 """
 
 
@@ -77,7 +82,7 @@ async def _demonstrate(chosen: Settings) -> list[Row]:
         await Producer(redis, chosen.streams[0]).publish(orders)
         Console().print("running a worker until the stream is drained …\n")
         await serve(chosen, drain=True)
-        in_redis = await _in_redis(chosen)
+        in_redis = await _in_redis(redis, chosen)
     finally:
         await redis.aclose()
     return [*in_redis, *await _in_postgres(chosen, originals), *_in_points(chosen)]
@@ -105,20 +110,18 @@ def _orders(chance: random.Random) -> tuple[list[dict[str, str]], dict[str, str]
     return orders, originals
 
 
-async def _in_redis(chosen: Settings) -> list[Row]:
-    redis = connect(chosen.redis_address, timeout_ms=REDIS_TIMEOUT_MS)
+async def _in_redis(redis: Redis, chosen: Settings) -> list[Row]:
     stream = chosen.streams[0]
-    try:
-        claims: list[str] = await call(redis, "KEYS", "idempotency:order:*")  # a Redis of ours
-        values = [await call(redis, "GET", claim) for claim in claims]
-        pending = (await call(redis, "XPENDING", stream, chosen.group))[0]
-        length = await call(redis, "XLEN", stream)
-    finally:
-        await redis.aclose()
-    stored = sum(value.startswith("stored ") for value in values)
+    claims: list[str] = await call(redis, "KEYS", "idempotency:order:*")  # a Redis of ours
+    entries: list[str] = await call(redis, "MGET", *claims) if claims else []
+    async with ledger_of(chosen) as ledger, ledger.connection() as connection:
+        right = await connection.fetchval(CLAIMED, claims, entries)
+    pending = (await call(redis, "XPENDING", stream, chosen.group))[0]
     return [
-        Row("Redis", "entries in the stream", ORDERS + DUPLICATES, length),
-        Row("Redis", "claims marked as stored", ORDERS, stored),
+        Row(
+            "Redis", "entries in the stream", ORDERS + DUPLICATES, await call(redis, "XLEN", stream)
+        ),
+        Row("Redis", "claims that name their order", ORDERS, right),
         Row("Redis", "entries pending", 0, pending),
     ]
 

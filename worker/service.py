@@ -8,7 +8,6 @@ import signal
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from uuid import uuid4
 
 import anyio
 import structlog
@@ -113,7 +112,7 @@ async def _open(
 ) -> AsyncGenerator[PointWriter]:
     """Connect, check the schema, and add an intake for each stream to `intakes`."""
     settings = vitals.settings
-    token, alone = uuid4().hex, anyio.Lock()
+    alone = anyio.Lock()
     async with AsyncExitStack() as stack:
         ledger = Ledger(
             settings.database_address,
@@ -139,7 +138,6 @@ async def _open(
                 settings.claims_address,
                 stream,
                 settings.group,
-                token,
                 window_ms=settings.dedupe_window_ms,
                 timeout_ms=settings.redis_timeout_ms,
             )

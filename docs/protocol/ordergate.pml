@@ -41,8 +41,9 @@ byte delivered;                                 /* the group's position: the fir
 byte pending;                                   /* delivered and not acknowledged */
 byte claim;                                     /* of the twins' content: */
 #define NONE      0
-#define HELD      1                             /* by a worker, perhaps a dead one */
-#define STORED    8                             /* + the entry that is said to be the original */
+#define LONG_AGO  16                            /* by an entry that Postgres has never heard of */
+                                                /* else by one of the twins */
+#define is_stored !(pending & claim)            /* so it seems: its entry is not in anybody's hand */
 
 /* The workers: the entries in hand, and those of them that Redis said are repeats. */
 byte hand[2], known[2];
@@ -115,19 +116,21 @@ inline pick(some, set)
     fi
 }
 
-/* SET NX for the twins' content, and the decision. Won and held both end in an insert. */
+/* SET NX for the twins' content, and the decision. Won and held both end in an insert; so does stored where
+ * an entry of before is pending, or claims are on a Redis of their own. */
 inline claim_and_decide(w)
 {
     if
     :: !(hand[w] & TWINS)
-    :: (hand[w] & TWINS) && claim == NONE -> claim = HELD
-    :: (hand[w] & TWINS) && claim == HELD ->
+    :: (hand[w] & TWINS) && claim == NONE ->
+        claim = ((hand[w] & ORIGINAL) -> ORIGINAL : TWIN)
 #if defined(HELD_IS_DUPLICATE) || defined(NO_CONSTRAINT)
-        known[w] = hand[w] & TWINS
+        ; known[w] = hand[w] & TWINS & ~claim
+    :: (hand[w] & TWINS) && claim != NONE && !is_stored -> known[w] = hand[w] & TWINS & ~claim
 #else
-        skip
+    :: (hand[w] & TWINS) && claim != NONE
 #endif
-    :: (hand[w] & TWINS) && claim >= STORED -> known[w] = hand[w] & TWINS & ~claim
+    :: (hand[w] & TWINS) && claim != NONE && is_stored -> known[w] = hand[w] & TWINS & ~claim
     fi
 }
 
@@ -186,7 +189,7 @@ inline record(set, known_ones, blank_ones)
 #endif
 }
 
-/* One script call: the claim becomes stored, the entries are acknowledged. */
+/* One script call: the claim names the original, the entries are acknowledged. */
 inline settle(set)
 {
 #ifndef JUDGE_AT_THE_END
@@ -194,7 +197,7 @@ inline settle(set)
     assert(!(set & ~(points | owed)) || I5_point_written_or_owed_before_acknowledgement);
 #endif
     if
-    :: (set & TWINS) && (accepted & TWINS) -> claim = STORED + (accepted & TWINS)
+    :: (set & TWINS) && (accepted & TWINS) -> claim = accepted & TWINS
     :: else
     fi;
     pending = pending & ~set
@@ -219,7 +222,7 @@ inline record_own(w)
 #endif
 }
 
-/* The process ends and starts again. What it had in hand stays pending, its claim stays held. */
+/* The process ends and starts again. What it had in hand stays pending, and so its claim is held. */
 inline crash(w)
 {
     hand[w] = 0;
@@ -360,10 +363,9 @@ proctype Surroundings()
     :: atomic { FAULT(true) ->
             if
             :: claim = NONE
-            :: claim = HELD
-            :: claim = STORED                           /* the original is an entry of long ago */
-            :: claim = STORED + ORIGINAL
-            :: claim = STORED + TWIN
+            :: claim = LONG_AGO
+            :: claim = ORIGINAL
+            :: claim = TWIN
             fi }
     /* Redis forgets acknowledgements. */
     :: atomic { FAULT(!lost && (ALL & ~behind(delivered) & ~pending)) ->

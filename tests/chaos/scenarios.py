@@ -17,11 +17,11 @@ from redis.asyncio import Redis
 
 from tests.chaos.faulty_io import scripts
 from tests.isolation import Place, isolated
+from tests.orders import parsed
 from tests.record import Entries, Tally, as_sent, claim_key
 from tests.servers import Servers
 from tests.workers import drain, impatient
 from worker.intake import SUSPECT_FROM
-from worker.order import Order, parse
 
 T0 = 1_767_225_600_000
 WINDOW_MS = 60_000
@@ -182,8 +182,8 @@ ABANDONED = (
     Sent(1, _order("A-2", "2")),
     Sent(2, _order("A-3", "3", side="hold")),
 )
-#: Redis says of the first content that it is stored, which Postgres knows nothing of, and of the second that
-#: it is held, by a worker that has died.
+#: The first content is claimed by an entry that Postgres knows nothing of, and the second by something that
+#: is no entry.
 MISTAKEN = (Sent(3, _order("L-1", "4")), Sent(4, _order("L-2", "5")))
 PLAIN = (
     Sent(5, _order("L-3", "5.0")),
@@ -201,10 +201,9 @@ async def _misled(place: Place) -> Entries:
     trimmed = _id(ABANDONED[0])
     await place.command("XDEL", place.stream, trimmed)
     journal[trimmed] = []
-    for sent, claim in zip(MISTAKEN, (f"stored {T0 + 2}-5", "held by a dead worker"), strict=True):
-        order = parse([word for pair in sent.fields.items() for word in pair])
-        assert isinstance(order, Order)
-        await place.command("SET", claim_key(place, order.content_hash), claim, "PX", WINDOW_MS)
+    for sent, claim in zip(MISTAKEN, (f"{T0 - 1}-5", "somebody else's"), strict=True):
+        key = claim_key(place, parsed(sent.fields).content_hash)
+        await place.command("SET", key, claim, "PX", WINDOW_MS)
     return journal | dict(await _publish(place, (*MISTAKEN, *PLAIN)))
 
 

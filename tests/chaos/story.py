@@ -146,7 +146,7 @@ class Story(RuleBasedStateMachine):
     @rule(how=st.sampled_from(FORGETS), number=NUMBERS)
     def redis_forgets(self, how: str, number: int) -> None:
         """Or remembers, of an order that need not exist, what never was."""
-        forged = {"claim": "held-by-nobody", "original": f"stored {T0_MS}-7"}.get(how)
+        forged = {"claim": "held-by-nobody", "original": f"{T0_MS}-7"}.get(how)
         if forged:
             self._do(how, self.world.forge_claim(order(number), forged))
         else:

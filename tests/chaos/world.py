@@ -14,6 +14,7 @@ from anyio import to_thread
 
 from tests.chaos.faulty_io import Died, Fault, FaultyIO, Point, wrapped_libraries
 from tests.isolation import Place
+from tests.orders import parsed
 from tests.record import (
     Expected,
     Reference,
@@ -26,7 +27,6 @@ from tests.record import (
     points_in_hand_told,
     points_paid,
 )
-from worker.order import Order, parse
 from worker.service import serve
 
 RUN_S_MAX = 60
@@ -100,9 +100,8 @@ class World:
 
     async def forge_claim(self, fields: Fields, value: str) -> None:
         """Let Redis remember of a content what never was so."""
-        order = parse([word for pair in fields.items() for word in pair])
-        assert isinstance(order, Order)
-        await self.place.command("SET", claim_key(self.place, order.content_hash), value)
+        key = claim_key(self.place, parsed(fields).content_hash)
+        await self.place.command("SET", key, value)
 
     async def lose_group(self) -> None:
         """Remove the group with all that it knows."""

@@ -23,7 +23,7 @@ from streams.connection import call
 from streams.producer import PublishUncertain
 from tests.chaos.faulty_io import Script, scripts
 from worker import batch, claims, influx, intake, ledger, points, service
-from worker.decide import Hint, Insert, Reject, Stored
+from worker.decide import Claim, Insert, Reject
 from worker.errors import PostgresUnavailable, RowRefused
 from worker.ledger import Recorded
 from worker.order import Order
@@ -209,44 +209,41 @@ def _dropped(decision: Any) -> Outcome:
 
 @_wrong("takes a claim that is held for a duplicate")
 def trusts_held_claims() -> AbstractContextManager[object]:
-    return _hinted(lambda _entry, claim: claim is Hint.HELD, looks=False)
+    return _hinted(
+        lambda entry, claim: _is_anothers(entry, claim) and not claim.stored, looks=False
+    )
 
 
 @_wrong("lets the answer of SET NX decide")
 def lets_redis_decide() -> AbstractContextManager[object]:
-    return _hinted(
-        lambda entry, claim: (
-            claim is Hint.HELD or (isinstance(claim, Stored) and claim.original != entry.id)
-        ),
-        looks=True,
-    )
+    return _hinted(_is_anothers, looks=True)
 
 
 @_wrong("drops a duplicate whose original Postgres does not have")
 def drops_orphans() -> AbstractContextManager[object]:
-    return _hinted(
-        lambda entry, claim: isinstance(claim, Stored) and claim.original != entry.id, looks=True
-    )
+    return _hinted(lambda entry, claim: _is_anothers(entry, claim) and claim.stored, looks=True)
+
+
+def _is_anothers(entry: Any, claim: Claim | None) -> bool:
+    return claim is not None and claim.entry_id != entry.id
 
 
 @_wrong("takes its own claim for a rival's")
 @contextmanager
-def forgets_its_token() -> Generator[None]:
-    right = _right(claims.Claims, "_read")
+def knows_no_claim_again() -> Generator[None]:
+    def standing(*_: object) -> Claim:
+        return Claim("0-0", False)
 
-    def read(self: Any, answer: str | None) -> Any:
-        return Hint.HELD if answer == _right(self, "_held") else right(self, answer)
-
-    with patch.object(claims.Claims, "_read", read), trusts_held_claims():
+    with patch.object(claims, "_standing", standing), trusts_held_claims():
         yield
 
 
-@_wrong("never marks a claim as stored")
-def never_remembers() -> AbstractContextManager[object]:
-    def stored(*_: object) -> dict[str, str]:
+@_wrong("never corrects a claim")
+def never_corrects() -> AbstractContextManager[object]:
+    def nothing(*_: object) -> dict[str, str]:
         return {}
 
-    return patch.object(claims.Claims, "_stored", stored)
+    return patch.object(claims.Claims, "_wrong", nothing)
 
 
 # --- which content it takes for the same, and when ---

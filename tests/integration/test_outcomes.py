@@ -5,10 +5,9 @@ import pytest
 
 from scripts.replay.synthetic import synthetic_orders
 from tests.isolation import Place
-from tests.orders import ids, order, orders
+from tests.orders import ids, order, orders, parsed
 from tests.record import Tally, check, claim_key, settled
 from tests.workers import Workers, drain, working
-from worker.order import Order, parse
 
 pytestmark = pytest.mark.anyio
 
@@ -215,11 +214,9 @@ async def test_the_first_and_the_last_instant_are_stored_as_they_are(
 ) -> None:
     sent = order(1, time_in_force="gtd", expire_time=expires)
     if known:  # a claim that Postgres knows nothing of leads through the other insert
-        made = parse([word for pair in sent.items() for word in pair])
-        assert isinstance(made, Order)
-        key = claim_key(place, made.content_hash)
-        await place.command("SET", key, "stored 1-1", "PX", 60_000)
-    await place.publish([sent])
+        key = claim_key(place, parsed(sent).content_hash)
+        await place.command("SET", key, ids(0)[0], "PX", 60_000)
+    await place.publish([sent], ids(1))
     await drain(place)
     [row] = await place.fetch(
         "SELECT expire_at = $1::text::timestamptz AS same FROM orders", expires

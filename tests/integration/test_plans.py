@@ -13,7 +13,7 @@ from streams.entry import Entry
 from tests.isolation import Place
 from tests.orders import T0_MS, order
 from tests.record import until
-from worker.decide import Decision, Hint, Reject, decide
+from worker.decide import Decision, Reject, decide
 from worker.ledger import Ledger
 from worker.order import Malformed, parse
 
@@ -118,7 +118,7 @@ def repeat(place: Place, n: int) -> Decision:
     """One order again, its order id the same, too."""
     fields = [word for pair in order(0, order_id="A-17").items() for word in pair]
     entry = Entry(place.stream, f"{T0_MS + n}-0", fields)
-    return decide(entry, parse(fields), Hint.UNKNOWN, WINDOW_MS)
+    return decide(entry, parse(fields), None, WINDOW_MS)
 
 
 async def record(ledger: Ledger, place: Place, first: int, count: int) -> None:
@@ -141,7 +141,7 @@ def decision(place: Place, n: int) -> Decision:
     entry = Entry(place.stream, f"{T0_MS}-{n}", fields)
     if n % 3 == 2:
         return Reject(entry, Malformed("x", "x"))
-    return decide(entry, parse(fields), Hint.UNKNOWN, WINDOW_MS)
+    return decide(entry, parse(fields), None, WINDOW_MS)
 
 
 async def drain(ledger: Ledger, count_max: int) -> int:

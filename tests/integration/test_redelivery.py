@@ -14,7 +14,6 @@ from tests.orders import ids, order
 from tests.record import (
     Tally,
     check,
-    claim_key,
     dead_letters,
     everything,
     read_entries,
@@ -22,8 +21,6 @@ from tests.record import (
     until,
 )
 from tests.workers import Workers, drain, impatient, working
-from worker.claims import Claims
-from worker.order import Order, parse
 
 pytestmark = pytest.mark.anyio
 
@@ -216,84 +213,6 @@ async def test_a_trimmed_entry_that_is_on_record_keeps_its_outcome(place: Place)
     await drain(place)
     assert await everything(place) == before
     assert len(await dead_letters(place)) == 1
-
-
-def content_hash(fields: dict[str, str]) -> bytes:
-    parsed = parse([word for pair in fields.items() for word in pair])
-    assert isinstance(parsed, Order)
-    return parsed.content_hash
-
-
-async def claim(place: Place, fields: dict[str, str], value: str | bytes) -> None:
-    await place.redis.set(claim_key(place, content_hash(fields)), value, ex=600)
-
-
-async def test_a_claim_left_by_a_dead_worker_does_not_lose_the_order(place: Place) -> None:
-    await claim(place, order(1), "held 0123456789abcdef")
-    await place.publish([order(1), order(1), order(2)])
-    await drain(place)
-    assert await check(place) == Tally(2, 1)
-
-
-@pytest.mark.parametrize("value", ["stored 1-1", "stored 1767225600000-0"])
-async def test_an_order_whose_claim_says_stored_and_that_postgres_lacks_is_accepted(
-    place: Place, value: str
-) -> None:
-    at = ids(5_000, 6_000, 7_000)
-    await claim(place, order(1), value)
-    await place.publish([order(1), order(1), order(2)], at)
-    await drain(place)
-    assert await check(place) == Tally(2, 1)
-
-
-async def test_a_claim_that_names_the_wrong_original_does_not_mislead(place: Place) -> None:
-    at = ids(0, 1_000, 2_000, 3_000)
-    await place.publish([order(1), order(2)], at[:2])
-    await drain(place)
-    await claim(place, order(2), f"stored {at[0]}")
-    await claim(place, order(1), f"stored {at[2]}")
-    await place.publish([order(1), order(2)], at[2:])
-    await drain(place)
-    assert await check(place) == Tally(2, 2)
-
-
-@pytest.mark.parametrize(
-    "value",
-    [b"", b"stored", b"stored ", b"stored x", b"stored 1-2-3", b"held", b"x" * 1000, b"\xff\0"],
-)
-async def test_a_claim_that_is_garbage_does_not_mislead(place: Place, value: bytes) -> None:
-    await claim(place, order(1), value)
-    await place.publish([order(1), order(1)])
-    await drain(place)
-    assert await check(place) == Tally(1, 1)
-
-
-async def test_a_claim_of_the_wrong_kind_does_not_stop_the_worker(place: Place) -> None:
-    key = claim_key(place, content_hash(order(1)))
-    await place.command("HSET", key, "a", "b")
-    await place.publish([order(1), order(2), order(1)])
-    await drain(place)
-    assert await check(place, claims=False) == Tally(2, 1)
-
-
-async def test_a_worker_that_claims_again_after_a_lost_reply_knows_its_claim(
-    place: Place,
-) -> None:
-    settings = place.settings
-    claims = Claims(
-        settings.redis_address,
-        settings.claims_address,
-        place.stream,
-        settings.group,
-        "token",
-        window_ms=60_000,
-        timeout_ms=2_000,
-    )
-    hashes = [content_hash(order(1)), content_hash(order(2))]
-    try:
-        assert await claims.claim(hashes) == await claims.claim(hashes)
-    finally:
-        await claims.aclose()
 
 
 @pytest.mark.parametrize("numbers", [range(2, 3), range(2, 4)])

@@ -217,18 +217,18 @@ async def test_orders_flow_by_postgres_alone_while_the_redis_of_the_claims_is_aw
 
 
 async def claims_are_back(place: Place, events: Events) -> None:
-    """Send new orders until the claim of one is stored."""
+    """Send new orders until one has its claim."""
     with anyio.fail_after(20):
         for number in count():
             await place.publish([order(number, account="back")])
             await settled(place)
             rows = await place.fetch("SELECT content_hash FROM orders WHERE account = 'back'")
-            back = await stored_claims(place, [row["content_hash"] for row in rows])
+            back = await claims_among(place, [row["content_hash"] for row in rows])
             if back and events.of("dependency.recovered", dependency="claims"):
                 return
 
 
-async def stored_claims(place: Place, hashes: list[bytes]) -> int:
+async def claims_among(place: Place, hashes: list[bytes]) -> int:
     async with connect(place.settings.claims_address, timeout_ms=5_000) as redis:
         return await redis.exists(*(claim_key(place, content_hash) for content_hash in hashes))
 

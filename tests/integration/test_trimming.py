@@ -13,12 +13,12 @@ import pytest
 
 from streams.entry import Entry
 from tests.isolation import Place
-from tests.orders import ids, order
+from tests.orders import ids, order, parsed
 from tests.record import check_points, dead_letters, points_paid, until
 from tests.workers import Workers, drain, impatient, working
 from worker.decide import Insert, Reject
 from worker.ledger import Ledger
-from worker.order import Malformed, Order, parse
+from worker.order import Malformed
 from worker.outcome import Accepted, Kept, Outcome, Rejected
 
 pytestmark = pytest.mark.anyio
@@ -146,9 +146,7 @@ async def ledger(place: Place) -> AsyncGenerator[Ledger]:
 
 def with_fields(place: Place) -> Insert:
     entry = Entry(place.stream, "1767225600000-0", [w for p in order(1).items() for w in p])
-    parsed = parse(entry.fields)
-    assert isinstance(parsed, Order)
-    return Insert(entry, parsed)
+    return Insert(entry, parsed(order(1)))
 
 
 def without_fields(place: Place) -> Reject:

@@ -19,7 +19,7 @@ import anyio
 
 from streams.entry import Entry
 from tests.load.loads import DUPLICATES_SHARE, Load
-from worker.decide import Decision, Hint, Stored, decide
+from worker.decide import Claim, Decision, decide
 from worker.ledger import Ledger
 from worker.migrate import migrate
 from worker.order import Malformed, Order, parse
@@ -49,7 +49,7 @@ the statements within `record_outcomes` first. Made by `python -m tests.load.pla
 
 
 def decisions() -> Iterator[Decision]:
-    """Entries of the common load as decided: a repeat is what Redis would say is stored."""
+    """Entries of the common load as decided: the claims of all originals are stored."""
     seen: dict[bytes, str] = {}
     for n, order in enumerate(Load.of(BATCH * (BATCHES_BEFORE + 1), DUPLICATES_SHARE)):
         bad = n >= BATCH * BATCHES_BEFORE and n % BATCH < BAD
@@ -65,11 +65,10 @@ def decisions() -> Iterator[Decision]:
         )
 
 
-def _claim(found: Order | Malformed, seen: dict[bytes, str], entry: Entry) -> Hint | Stored:
+def _claim(found: Order | Malformed, seen: dict[bytes, str], entry: Entry) -> Claim | None:
     if isinstance(found, Malformed):
-        return Hint.UNKNOWN
-    original = seen.setdefault(found.content_hash, entry.id)
-    return Hint.WON if original == entry.id else Stored(original)
+        return None
+    return Claim(seen.setdefault(found.content_hash, entry.id), True)
 
 
 async def main() -> None:

@@ -4,35 +4,38 @@ import pytest
 
 from streams.entry import Entry
 from tests.unit import flat, valid
-from worker.decide import Claim, Decision, Hint, Insert, Reject, Repeat, Stored, decide
+from worker.decide import Claim, Decision, Insert, Reject, Repeat, decide
 from worker.order import Malformed, Order, parse
 
 WINDOW_MS = 86_400_000
 NOW = 1767225600000
 ORDER = valid(flat())
+OWN, OTHER = f"{NOW}-3", f"{NOW}-2"
 MALFORMED = parse(flat(quantity="0"))
 
 
 @pytest.mark.parametrize(
     ("claim", "decision"),
     [
-        pytest.param(Hint.WON, Insert, id="won"),
-        pytest.param(Hint.HELD, Insert, id="held by another, which may be dead"),
-        pytest.param(Hint.UNKNOWN, Insert, id="redis did not answer"),
-        pytest.param(Stored(f"{NOW}-2"), Repeat, id="stored in the same millisecond"),
-        pytest.param(Stored(f"{NOW}-4"), Repeat, id="stored, and later in the stream"),
-        pytest.param(Stored(f"{NOW - 1}-3"), Repeat, id="stored a moment ago"),
-        pytest.param(Stored(f"{NOW - WINDOW_MS}-0"), Repeat, id="stored at the window's edge"),
-        pytest.param(Stored(f"{NOW - WINDOW_MS - 1}-9"), Insert, id="stored before the window"),
-        pytest.param(Stored(f"{NOW + WINDOW_MS}-9"), Repeat, id="stored at the later edge"),
-        pytest.param(Stored(f"{NOW + WINDOW_MS + 1}-0"), Insert, id="stored after the window"),
-        pytest.param(Stored(f"{NOW}-3"), Insert, id="stored under its own id: redelivered"),
-        pytest.param(Stored("0-1"), Insert, id="stored at the beginning of time"),
-        pytest.param(Stored(f"{2**64 - 1}-0"), Insert, id="stored at its end"),
+        pytest.param(Claim(OWN, False), Insert, id="won"),
+        pytest.param(Claim(OTHER, False), Insert, id="held by another, whose worker may be dead"),
+        pytest.param(None, Insert, id="redis did not answer"),
+        pytest.param(Claim(f"{NOW}-2", True), Repeat, id="stored in the same millisecond"),
+        pytest.param(Claim(f"{NOW}-4", True), Repeat, id="stored, and later in the stream"),
+        pytest.param(Claim(f"{NOW - 1}-3", True), Repeat, id="stored a moment ago"),
+        pytest.param(Claim(f"{NOW - WINDOW_MS}-0", True), Repeat, id="stored at the window's edge"),
+        pytest.param(
+            Claim(f"{NOW - WINDOW_MS - 1}-9", True), Insert, id="stored before the window"
+        ),
+        pytest.param(Claim(f"{NOW + WINDOW_MS}-9", True), Repeat, id="stored at the later edge"),
+        pytest.param(Claim(f"{NOW + WINDOW_MS + 1}-0", True), Insert, id="stored after the window"),
+        pytest.param(Claim(f"{NOW}-3", True), Insert, id="stored under its own id: redelivered"),
+        pytest.param(Claim("0-1", True), Insert, id="stored at the beginning of time"),
+        pytest.param(Claim(f"{2**64 - 1}-0", True), Insert, id="stored at its end"),
     ],
 )
 def test_an_order_is_inserted_unless_its_original_lies_within_the_window(
-    claim: Claim, decision: type[Decision]
+    claim: Claim | None, decision: type[Decision]
 ) -> None:
     entry = Entry("orders", f"{NOW}-3", flat())
     decided = decide(entry, ORDER, claim, WINDOW_MS)
@@ -41,8 +44,10 @@ def test_an_order_is_inserted_unless_its_original_lies_within_the_window(
     assert getattr(decided, "order", None) is ORDER
 
 
-@pytest.mark.parametrize("claim", [*Hint, Stored(f"{NOW}-2"), Stored(f"{NOW}-3")])
-def test_what_is_no_order_is_rejected_whatever_redis_says(claim: Claim) -> None:
+@pytest.mark.parametrize(
+    "claim", [None, *(Claim(name, stored) for name in (OWN, OTHER) for stored in (False, True))]
+)
+def test_what_is_no_order_is_rejected_whatever_redis_says(claim: Claim | None) -> None:
     assert isinstance(MALFORMED, Malformed)
     entry = Entry("orders", f"{NOW}-3", flat(quantity="0"))
     assert decide(entry, MALFORMED, claim, WINDOW_MS) == Reject(entry, MALFORMED)
@@ -51,7 +56,7 @@ def test_what_is_no_order_is_rejected_whatever_redis_says(claim: Claim) -> None:
 @pytest.mark.parametrize(("distance_ms", "decision"), [(0, Repeat), (1, Repeat), (2, Insert)])
 def test_the_window_may_be_a_millisecond(distance_ms: int, decision: type[Decision]) -> None:
     entry = Entry("orders", f"{NOW + distance_ms}-1", flat())
-    assert type(decide(entry, ORDER, Stored(f"{NOW}-0"), 1)) is decision
+    assert type(decide(entry, ORDER, Claim(f"{NOW}-0", True), 1)) is decision
 
 
 def test_the_decision_does_not_depend_on_the_order_but_on_its_claim() -> None:
@@ -59,4 +64,4 @@ def test_the_decision_does_not_depend_on_the_order_but_on_its_claim() -> None:
     entry = Entry("orders", f"{NOW}-3", [])
     for order in (ORDER, other):
         assert isinstance(order, Order)
-        assert isinstance(decide(entry, order, Stored(f"{NOW}-0"), WINDOW_MS), Repeat)
+        assert isinstance(decide(entry, order, Claim(f"{NOW}-0", True), WINDOW_MS), Repeat)

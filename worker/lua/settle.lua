@@ -1,15 +1,14 @@
--- Settle a batch whose outcomes are on record: mark claims as stored, copy rejections, acknowledge.
+-- Settle a batch whose outcomes are on record: copy rejections, acknowledge.
 -- Returns how many entries were acknowledged, how many of all could not be counted as settled, and the first
 -- error met on the way or false.
 -- Why Lua: one round trip, and of two workers holding a rejected entry only one may copy it. Scripts are
--- not rolled back, so copies precede acknowledgements: a failure repeats an entry, never loses it. Claims
--- are hints: when memory is full they are skipped and the rest goes on.
+-- not rolled back, so copies precede acknowledgements: a failure repeats an entry, never loses it.
 -- The index of dead letters, entry id to letter id, keeps a rejection that comes again from a second copy.
--- KEYS 1 stream, 2 dead letters, 3 their index, 4 the group's progress (same hash tag), 5.. claims
--- ARGV 1 group, 2 seconds to live, 3 number of rejections, 4 settled before and not counted, 5.. a value for
---      each claim, then entry id, code and reason for each rejection, then the ids of the other entries
+-- KEYS 1 stream, 2 dead letters, 3 their index, 4 the group's progress (same hash tag)
+-- ARGV 1 group, 2 number of rejections, 3 settled before and not counted, 4.. entry id, code and reason for
+--      each rejection, then the ids of the other entries
 local stream, dead, index, progress, group = KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV[1]
-local position, failure = 5, false
+local position, failure = 4, false
 
 local function attempt(...)
   local reply = redis.pcall(...)
@@ -18,11 +17,6 @@ local function attempt(...)
     return false
   end
   return reply
-end
-
-for i = 5, #KEYS do
-  attempt('SET', KEYS[i], ARGV[position], 'EX', ARGV[2])
-  position = position + 1
 end
 
 -- More values than Lua can pass to one call travel as one field, packed.
@@ -36,7 +30,7 @@ local function copy(id, code, reason)
 end
 
 local acknowledged = 0
-for _ = 1, tonumber(ARGV[3]) do
+for _ = 1, tonumber(ARGV[2]) do
   local id = ARGV[position]
   if #redis.call('XPENDING', stream, group, id, id, 1) > 0
     and copy(id, ARGV[position + 1], ARGV[position + 2]) then
@@ -48,6 +42,6 @@ for first = position, #ARGV, 4000 do
   local last = math.min(first + 3999, #ARGV)
   acknowledged = acknowledged + redis.call('XACK', stream, group, unpack(ARGV, first, last))
 end
-local settled = tonumber(ARGV[4]) + acknowledged
+local settled = tonumber(ARGV[3]) + acknowledged
 if settled == 0 or attempt('HINCRBY', progress, 'settled', settled) then settled = 0 end
 return { acknowledged, settled, failure }

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import msgspec
 
 from streams.connection import call
-from streams.entry import EntryId
+from streams.entry import ENTRY_ID, EntryId
 from streams.look import StreamState, entries_between, last_delivered, pending_ids, stream_state
 from worker.errors import BadUsage, NoAnswer
 from worker.ledger import queries
@@ -43,11 +43,10 @@ from worker.operate.point_reader import FoundPoint
 from worker.points import NS_MAX, time_ns
 
 SQL = queries("operate")
-CORRECT_CLAIM = (files("worker") / "lua" / "correct_claim.lua").read_text(encoding="utf-8")
+REPAIR_CLAIM = (files("worker") / "lua" / "repair_claim.lua").read_text(encoding="utf-8")
 AT_ONCE = 2000  #: entries, rows or claims that are looked at together
 FIRST_ROW_S_MAX = 3600.0  #: seconds; Postgres sorts all rows before the first
 OWN_TIME_NS_END = NS_MAX - 2**48  #: from here on times do not follow the order of ids
-CLAIM = re.compile(r"held .+|stored (\d{1,20}-\d{1,20})", re.ASCII | re.DOTALL)
 HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
@@ -85,6 +84,14 @@ class Row(NamedTuple):
     owed: bool
     refused: bool
     before_it: str | None
+
+
+class Claimed(NamedTuple):
+    """A claim that does not name an order on record: its value, and the orders that are."""
+
+    value: str | None
+    content_hash: str
+    originals: Sequence[str]
 
 
 class Seen(NamedTuple):
@@ -334,35 +341,68 @@ class Audit:
                 return
 
     async def _look_at_claims(self, hashes: Mapping[str, str]) -> None:
-        if not hashes:
-            return
-        self.report.claims += len(hashes)
-        values: list[str | None] = await call(self._servers.claims, "MGET", *hashes)
-        async with self._servers.ledger.connection() as connection:
-            rows = await connection.fetch(
-                SQL["originals_of"], [bytes.fromhex(text) for text in hashes.values()]
-            )
-        originals: dict[str, list[str]] = defaultdict(list)
-        for row in rows:
-            originals[row["content_hash"].hex()].append(row["entry_id"])
-        for (key, content_hash), value in zip(hashes.items(), values, strict=True):
-            await self._look_at_claim(key, value, originals[content_hash])
+        """Look at some claims: content hashes by key. What an entry in hand has claimed is no contradiction.
 
-    async def _look_at_claim(self, key: str, value: str | None, originals: Sequence[str]) -> None:
+        An entry may be settled between two looks. So those that seem wrong are looked at once more, after
+        the look at what is pending: then the claim of an entry that is not, and its outcome, are final.
+        """
+        self.report.claims += len(hashes)
+        doubtful = await self._strangers(hashes) if hashes else {}
+        if not doubtful:
+            return
+        group = self._servers.settings.group
+        pending = {str(id_) async for id_ in pending_ids(self._redis, self._stream, group)}
+        again = await self._strangers({key: it.content_hash for key, it in doubtful.items()})
+        for key, claim in again.items():
+            if claim.value == doubtful[key].value and claim.value not in pending:
+                await self._look_at_stranger(key, claim)
+
+    async def _strangers(self, hashes: Mapping[str, str]) -> dict[str, Claimed]:
+        """The claims, by key, that name neither an order of their content nor another entry on record."""
+        values: list[str | None] = await call(self._servers.claims, "MGET", *hashes)
+        originals = await self._originals(list(hashes.values()))
+        strange = {
+            key: Claimed(value, content_hash, originals[content_hash])
+            for (key, content_hash), value in zip(hashes.items(), values, strict=True)
+            if value not in originals[content_hash]
+        }
+        named = [it.value for it in strange.values() if it.value and ENTRY_ID.fullmatch(it.value)]
+        async with self._servers.ledger.connection() as connection:
+            rows = await connection.fetch(SQL["other_outcomes_of"], self._stream, named)
+        known = {
+            (row["entry_id"], row["content_hash"] and row["content_hash"].hex()) for row in rows
+        }
+        return {
+            key: it
+            for key, it in strange.items()
+            if known.isdisjoint({(it.value, it.content_hash), (it.value, None)})
+        }
+
+    async def _originals(self, hashes: Sequence[str]) -> Mapping[str, Sequence[str]]:
+        """The entries of the orders of each content, oldest generation first."""
+        found: dict[str, list[str]] = defaultdict(list)
+        async with self._servers.ledger.connection() as connection:
+            for row in await connection.fetch(
+                SQL["originals_of"], list(map(bytes.fromhex, hashes))
+            ):
+                found[row["content_hash"].hex()].append(row["entry_id"])
+        return found
+
+    async def _look_at_stranger(self, key: str, claim: Claimed) -> None:
+        value, _, originals = claim
         if value is None and await call(self._servers.claims, "TYPE", key) in ("none", "string"):
             return  # its time is over
-        told = CLAIM.fullmatch(value or "")
-        original = told[1] if told else None
-        if told and (original is None or original in originals):
+        entry = EntryId.parse(value) if value and ENTRY_ID.fullmatch(value) else None
+        if not self._span.is_whole and not (entry and self._span.has(entry)):
             return
-        if not self._span.is_whole and not (original and self._span.has(EntryId.parse(original))):
-            return
-        right = f"stored {originals[-1]}" if originals else ""
+        if entry and self._position and entry > self._position:
+            return  # read since the audit began, or to be read again
+        right = originals[-1] if originals else ""
         named = ", ".join(originals[-3:]) or "no such order"
         detail = f"is {printable(value or 'no text', 80)!r}, Postgres has {named}"
         self.report.differs("claim_contradicts", key, detail)
         if self._repair:
-            words = ("EVAL", CORRECT_CLAIM, 1, key, value or "", right)
+            words = ("EVAL", REPAIR_CLAIM, 1, key, value or "", right)
             mended = await call(self._servers.claims, *words)
             self.report.differences["claim_contradicts"].mended += mended
 

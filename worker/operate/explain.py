@@ -4,7 +4,6 @@ A server that does not answer leaves its part open; the rest is told all the sam
 """
 
 import argparse
-import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -13,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from streams.connection import call
-from streams.entry import Entry, EntryId
+from streams.entry import ENTRY_ID, Entry, EntryId
 from streams.look import (
     delivery,
     entries_between,
@@ -47,7 +46,6 @@ from worker.order import HASH_TAG, Malformed, canonical, parse
 from worker.points import time_ns
 
 SQL = queries("operate")
-ENTRY_ID = re.compile(r"\d{1,20}-\d{1,20}", re.ASCII)
 LISTED_MAX = 10  #: entries of one content, or of one order id, that are listed
 LOOKED_THROUGH_MAX = 200_000  #: entries of a stream that are looked through for an order id
 
@@ -365,16 +363,29 @@ class _Look:
             return
         found.claim = await self.ask("Redis (claims)", lambda: call(claims, "GET", key))
         found.claim_expires_ms = await self.ask("Redis (claims)", lambda: call(claims, "PTTL", key))
-        what, _, original = (found.claim or "").partition(" ")
-        if what != "stored":
-            found.claim_says = "held by a worker until the outcome is on record"
+        entry_id = found.claim or ""
+        if not ENTRY_ID.fullmatch(entry_id):
+            found.claim_says = "names no entry, which says nothing"
             return
-        rows = await self.rows("outcomes_where", None, original, None, content_hash, 1)
-        if "Postgres" not in found.unanswered:
-            agrees = any(row["outcome"] == "accepted" for row in rows)
-            found.claim_says = (
-                "agrees" if agrees else "contradicts Postgres, which has no such order"
-            )
+        rows = await self.rows("outcomes_where", [stream], entry_id, None, None, LISTED_MAX)
+        if "Postgres" in found.unanswered:
+            return
+        outcomes = [row["outcome"] for row in rows if row["content_hash"] in (content_hash, None)]
+        if "accepted" in outcomes:
+            found.claim_says = "agrees"
+        elif outcomes:
+            found.claim_says = f"names an entry on record as {outcomes[0]}"
+        elif await self._is_in_hand(stream, entry_id):
+            found.claim_says = "held until the outcome of that entry is on record"
+        else:
+            found.claim_says = "contradicts Postgres, which has no such entry"
+
+    async def _is_in_hand(self, stream: str, entry_id: str) -> bool:
+        """Whether an entry is pending, or will be read."""
+        redis, group = self.servers.redis, self.servers.settings.group
+        held = await self.ask("Redis", lambda: delivery(redis, stream, group, entry_id))
+        position = await self.ask("Redis", lambda: last_delivered(redis, stream, group))
+        return bool(held or (position and EntryId.parse(entry_id) > position))
 
 
 def _listed(row: Row) -> Listed:

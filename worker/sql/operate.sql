@@ -75,6 +75,11 @@ WHERE NOT EXISTS (SELECT FROM orders o WHERE o.stream = $1 AND o.entry_id = i.en
 -- The accepted orders of some contents, oldest generation first.  $1 content hashes
 SELECT content_hash, entry_id FROM orders WHERE content_hash = ANY ($1::bytea[]) ORDER BY generation;
 
+-- name: other_outcomes_of
+-- The contents of some entries that are no orders, null where they were rejected.  $1 stream, $2 entry ids
+SELECT entry_id, content_hash FROM duplicates WHERE stream = $1 AND entry_id = ANY ($2::text[])
+UNION ALL SELECT entry_id, NULL FROM rejections WHERE stream = $1 AND entry_id = ANY ($2::text[]);
+
 -- name: recent_outcomes
 -- How many outcomes of each kind were recorded lately, by stream.  $1 streams, $2 how lately
 SELECT stream, outcome, count(*) FROM (

@@ -9,12 +9,11 @@ between its steps: stop Redis after the claim, let four workers record at once, 
 from collections.abc import AsyncGenerator, Generator
 from contextlib import AsyncExitStack, contextmanager
 from typing import Literal, Protocol, Self, TypeVar, overload
-from uuid import uuid4
 
 import anyio
 import pytest
 
-from streams.connection import RedisUnavailable
+from streams.connection import RedisUnavailable, call, connect
 from streams.group import Group
 from tests.integration.infrastructure.leftovers import Footprint, left_behind
 from tests.isolation import Place
@@ -160,7 +159,10 @@ class RealServiceFactory:
         self._services["PointWriter"] = points
         with _asked("the Redis of the claims"):
             claims = self._keep("CacheManager", _claims(settings))
-            await claims.remember([], {})
+            async with connect(
+                settings.claims_address, timeout_ms=settings.redis_timeout_ms
+            ) as redis:
+                await call(redis, "PING")
         io = Connections(claims, ledger, points, servers)
         intake = Intake(io, settings, settings.streams[0], anyio.Lock(), drain=True)
         self._services |= {"Connections": io, "Intake": intake}
@@ -198,7 +200,6 @@ def _claims(settings: Settings) -> Claims:
         settings.claims_address,
         settings.streams[0],
         settings.group,
-        token=uuid4().hex,
         window_ms=settings.dedupe_window_ms,
         timeout_ms=settings.redis_timeout_ms,
     )

@@ -65,7 +65,7 @@ async def test_the_fixtures_are_connected_to_the_tests_place(
     real_database_service: Ledger,
     verify_services_healthy: None,  # noqa: ARG001 - raises where they are not
 ) -> None:
-    assert await real_cache_manager.claim([b"\1" * 32])
+    assert await real_cache_manager.claim(["1-1"], [b"\1" * 32])
     [key] = await clean_database.redis.keys("idempotency:order:*")
     assert clean_database.stream in str(key)
     async with real_database_service.connection() as connection:

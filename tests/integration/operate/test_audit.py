@@ -169,9 +169,10 @@ async def test_two_outcomes_of_one_entry_are_found(traffic: Place, ask: Ask) -> 
 @pytest.mark.parametrize(
     ("value", "mended"),
     [
-        ("stored 1-1", f"stored {T0_MS}-0"),
-        ("nonsense", f"stored {T0_MS}-0"),
-        ("", f"stored {T0_MS}-0"),
+        ("1-1", at(0)),
+        pytest.param(at(1), at(0), id="an order of another content"),
+        ("nonsense", at(0)),
+        ("", at(0)),
     ],
 )
 async def test_a_claim_that_contradicts_postgres_is_found_and_corrected(
@@ -194,9 +195,22 @@ async def test_a_claim_of_another_kind_is_found_and_removed(traffic: Place, ask:
     assert await traffic.command("EXISTS", key) == 0
 
 
-async def test_a_claim_that_is_held_contradicts_nothing(traffic: Place, ask: Ask) -> None:
-    await traffic.redis.set(claim_key(traffic, bytes(32)), "held by-whom")
-    assert (await audited(ask, traffic))["differences"] == {}
+@pytest.mark.parametrize("seconds", [5, 6, 7], ids=["rejected", "pending", "unread"])
+async def test_a_claim_whose_entry_became_no_order_or_is_in_hand_contradicts_nothing(
+    traffic: Place, ask: Ask, seconds: int
+) -> None:
+    await traffic.publish(orders(range(6, 8)), [at(6), at(7)])
+    group = traffic.settings.group
+    await traffic.redis.xreadgroup(group, "gone", {traffic.stream: ">"}, count=1)
+    await traffic.redis.set(claim_key(traffic, bytes(32)), at(seconds))
+    assert told(await audited(ask, traffic)) == {}
+
+
+async def test_a_claim_that_names_a_repeat_of_its_order_contradicts_nothing(
+    traffic: Place, ask: Ask
+) -> None:
+    await traffic.redis.set(claim_key(traffic, await hash_of(traffic, at(0))), at(3))
+    assert told(await audited(ask, traffic)) == {}
 
 
 async def test_a_point_that_tells_of_another_outcome_is_found(traffic: Place, ask: Ask) -> None:

@@ -226,7 +226,7 @@ async def test_rights_that_are_missing_are_named_and_the_command_gives_them(
 def test_rights_are_asked_for_every_command_of_the_scripts() -> None:
     asked = {command[0] for command in stream_commands("s", "g") + claim_commands("s")}
     asked |= {" ".join(command[:2]) for command in stream_commands("s", "g")}
-    own = ("replay_letter.lua", "remove_letters.lua", "correct_claim.lua")  # operators' alone
+    own = ("replay_letter.lua", "remove_letters.lua", "repair_claim.lua")  # operators' alone
     scripts = [
         path.read_text()
         for package in ("worker", "streams")

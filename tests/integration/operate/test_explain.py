@@ -158,8 +158,12 @@ async def test_points_in_a_file_are_looked_up_there(place: Place, ask: Ask, tmp_
     ("value", "says"),
     [
         (None, "none"),
-        ("held x", "held by a worker until the outcome is on record"),
-        ("stored 1-1", "contradicts Postgres, which has no such order"),
+        ("nobody", "names no entry, which says nothing"),
+        (f"{T0_MS}-0", "agrees"),
+        (f"{T0_MS + 3000}-0", "names an entry on record as duplicate"),
+        (f"{T0_MS + 62_000}-0", "names an entry on record as rejected"),
+        (f"{T0_MS + 63_000}-0", "held until the outcome of that entry is on record"),
+        ("1-1", "contradicts Postgres, which has no such entry"),
     ],
 )
 async def test_the_claim_is_told_and_held_against_postgres(
@@ -167,6 +171,7 @@ async def test_the_claim_is_told_and_held_against_postgres(
 ) -> None:
     row, *_ = await traffic.fetch("SELECT content_hash FROM orders")
     key = claim_key(traffic, row["content_hash"])
+    await traffic.publish([order(3)], ids(63_000))  # nobody has read it
     await traffic.redis.delete(key)
     if value:
         await traffic.redis.set(key, value)
