@@ -43,7 +43,7 @@ byte claim;                                     /* of the twins' content: */
 #define NONE      0
 #define LONG_AGO  16                            /* by an entry that Postgres has never heard of */
                                                 /* else by one of the twins */
-#define is_stored !(pending & claim)            /* so it seems: its entry is not in anybody's hand */
+#define is_stored ((pending & claim) == 0)     /* so it seems: its entry is not in anybody's hand */
 
 /* The workers: the entries in hand, and those of them that Redis said are repeats. */
 byte hand[2], known[2];
