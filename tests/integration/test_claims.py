@@ -5,12 +5,13 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from streams.connection import call, connect
 from streams.entry import Entry, entries
 from tests.isolation import Place
 from tests.orders import ids, order, parsed
-from tests.record import Tally, check, claim_key
+from tests.record import Tally, check, claim_key, settled
 from tests.servers import RedisServer
-from tests.workers import drain
+from tests.workers import drain, working
 from worker.claims import Claims
 from worker.decide import Claim
 from worker.outcome import Accepted
@@ -145,6 +146,22 @@ async def test_claims_on_a_redis_of_their_own_are_taken_for_held(
         await claims.claim([first.id], [content])
         await claims.settle([Accepted(first, parsed(order(1)), 0)])
         assert await claims.claim(["9-9"], [content]) == {content: Claim(first.id, False)}
+
+
+async def test_a_redis_of_the_claims_need_let_a_worker_at_nothing_else(
+    place: Place, own_redis: RedisServer
+) -> None:
+    async with connect(own_redis.url, timeout_ms=5_000) as admin:
+        rules = "on", ">pw", "~idempotency:*", "+@all"
+        await call(admin, "ACL", "SETUSER", "claims", *rules)
+        await admin.set(claim_key(place, content_hash(order(1))), "nobody", ex=600)
+    place = place.having(DEDUPE_REDIS_URL=own_redis.url.replace("://", "://claims:pw@"))
+    async with working(place) as events:
+        await place.publish([order(1), order(2), order(1)])
+        await settled(place)
+    assert await check(place) == Tally(2, 1)
+    assert not events.of("dependency.lost")
+    assert not events.of("claims.not_corrected")
 
 
 async def test_a_claim_is_written_once_where_its_entry_becomes_the_order(place: Place) -> None:

@@ -367,10 +367,15 @@ class _Look:
         if not ENTRY_ID.fullmatch(entry_id):
             found.claim_says = "names no entry, which says nothing"
             return
-        rows = await self.rows("outcomes_where", [stream], entry_id, None, None, LISTED_MAX)
+        rows = await self.rows("outcomes_where", None, entry_id, None, None, LISTED_MAX)
         if "Postgres" in found.unanswered:
             return
-        outcomes = [row["outcome"] for row in rows if row["content_hash"] in (content_hash, None)]
+        outcomes = [  # the original may be of another stream
+            row["outcome"]
+            for row in rows
+            if row["content_hash"] == content_hash
+            or (row["content_hash"] is None and row["stream"] == stream)
+        ]
         if "accepted" in outcomes:
             found.claim_says = "agrees"
         elif outcomes:

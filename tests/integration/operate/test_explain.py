@@ -2,6 +2,7 @@
 
 import pytest
 
+from streams.producer import Producer
 from tests.integration.operate.conftest import Ask
 from tests.isolation import Place
 from tests.orders import T0_MS, ids, order
@@ -176,6 +177,19 @@ async def test_the_claim_is_told_and_held_against_postgres(
     if value:
         await traffic.redis.set(key, value)
     assert (await ask(traffic, "explain", "A-1", "--json")).document["claim_says"] == says
+
+
+async def test_a_claim_may_name_an_order_of_another_stream(place: Place, ask: Ask) -> None:
+    other = f"{place.stream}-b"
+    both = place.having(WORKER_STREAMS=f"{place.stream},{other}")
+    await place.publish([order(1)], ids(0))
+    await drain(place)
+    again = [order(1, order_id="B-1")]
+    [repeat] = await Producer(place.redis, other).publish(again, ids=ids(1_000))
+    await drain(place.having(WORKER_STREAMS=other))
+    found = (await ask(both, "explain", "B-1", "--json")).document
+    assert (found["entry_id"], found["outcome"]) == (repeat, "duplicate")
+    assert (found["claim"], found["claim_says"]) == (f"{T0_MS}-0", "agrees")
 
 
 async def test_what_producers_send_cannot_control_the_terminal(place: Place, ask: Ask) -> None:
