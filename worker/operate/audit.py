@@ -378,7 +378,7 @@ class Audit:
             if known.isdisjoint({(it.value, it.content_hash), (it.value, None)})
         }
 
-    async def _originals(self, hashes: Sequence[str]) -> Mapping[str, Sequence[str]]:
+    async def _originals(self, hashes: Sequence[str]) -> defaultdict[str, list[str]]:
         """The entries of the orders of each content, oldest generation first."""
         found: dict[str, list[str]] = defaultdict(list)
         async with self._servers.ledger.connection() as connection:

@@ -1,17 +1,22 @@
 """`audit` proves the equation, and finds each thing that breaks it; what can be mended, it mends."""
 
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
+from anyio import from_thread
+from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
 from streams.entry import EntryId
 from tests.integration.operate.conftest import Ask
 from tests.isolation import Place, isolated
-from tests.orders import T0_MS, ids, order, orders
+from tests.orders import T0_MS, ids, order, orders, parsed
 from tests.record import Tally, check, claim_key, points_paid
 from tests.servers import Servers, ServerUnavailable
 from tests.workers import drain
 from worker.embedded import EmbeddedUnavailable, valkey
+from worker.operate import audit
 
 pytestmark = pytest.mark.anyio
 
@@ -204,6 +209,30 @@ async def test_a_claim_whose_entry_became_no_order_or_is_in_hand_contradicts_not
     await traffic.redis.xreadgroup(group, "gone", {traffic.stream: ">"}, count=1)
     await traffic.redis.set(claim_key(traffic, bytes(32)), at(seconds))
     assert told(await audited(ask, traffic)) == {}
+
+
+async def test_an_entry_that_is_settled_between_two_looks_at_its_claim_contradicts_nothing(
+    traffic: Place, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await traffic.publish([order(6)], [at(6)])
+    await traffic.redis.xreadgroup(
+        traffic.settings.group, "drain-0", {traffic.stream: ">"}, count=1
+    )
+    await traffic.redis.set(claim_key(traffic, parsed(order(6)).content_hash), at(6))
+    right, looks = audit.pending_ids, 0
+
+    async def settled_meanwhile(redis: Redis, stream: str, group: str) -> AsyncGenerator[EntryId]:
+        nonlocal looks
+        looks += 1
+        if looks == 2:  # the first is for the entries
+            with capture_logs():  # the report is read from what is printed
+                from_thread.run(drain, traffic)
+        async for id_ in right(redis, stream, group):
+            yield id_
+
+    monkeypatch.setattr(audit, "pending_ids", settled_meanwhile)
+    assert told(await audited(ask, traffic)) == {}
+    assert looks == 2
 
 
 async def test_a_claim_that_names_a_repeat_of_its_order_contradicts_nothing(
