@@ -31,6 +31,9 @@ from worker.fields import (
 )
 
 HASH_TAG = b"ordergate.order.v1\n"
+LONG_RUN = re.compile(rb"[^\0]{32}")  #: of combining classes; shorter runs are sorted in no time
+#: Characters that are no marks by their class and decompose to marks alone; a mark in their place.
+MARKS_ALONE: dict[int, str] = dict.fromkeys((0x0F73, 0x0F75, 0x0F81), "\u0f71")
 NORMALIZED_AT_ONCE = (
     256  #: characters of a text that `unicodedata.normalize` is quick with, whatever they are
 )
@@ -322,9 +325,19 @@ def _instant(at: datetime) -> str:
 def _nfc(text: str) -> str:
     if text.isascii():
         return text
-    if len(text) > NORMALIZED_AT_ONCE and not unicodedata.is_normalized("NFC", text):
+    if (
+        len(text) > NORMALIZED_AT_ONCE
+        and _has_long_run(text)
+        and not unicodedata.is_normalized("NFC", text)
+    ):
         text = _marks_sorted(text)
     return unicodedata.normalize("NFC", text)
+
+
+def _has_long_run(text: str) -> bool:
+    """Whether many combining marks follow each other, each character's decomposition thought of."""
+    classes = bytes(map(unicodedata.combining, text.translate(MARKS_ALONE)))
+    return LONG_RUN.search(classes) is not None
 
 
 def _marks_sorted(text: str) -> str:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from tests.unit import GTD, LIMIT, PRICES, flat, payload, payload_text, valid
 from tests.unit.test_rejections import REJECTIONS
-from worker.order import ENVELOPE_FIELDS, Malformed, Order, canonical, parse
+from worker.order import ENVELOPE_FIELDS, MARKS_ALONE, Malformed, Order, canonical, parse
 
 CODES = {case.code for case in REJECTIONS}
 
@@ -460,6 +460,24 @@ def test_long_text_is_brought_into_nfc_just_as_short_text_is(text: str, times: i
     long = text * times
     expected = json.dumps(unicodedata.normalize("NFC", long), ensure_ascii=False)
     assert canonical(flat(note=long)).decode().partition('"note":')[2].startswith(expected)
+
+
+def test_what_decomposes_to_marks_alone_is_a_mark_or_known() -> None:
+    def begins_with_a_mark(char: str) -> bool:
+        return unicodedata.combining(unicodedata.normalize("NFD", char)[0]) > 0
+
+    found = {ord(c) for c in map(chr, range(0x110000)) if begins_with_a_mark(c)}
+    assert found == set(map(ord, MARKS)) | MARKS_ALONE.keys()
+
+
+@pytest.mark.parametrize("run", ["\u0301\u0316", "\u0f73", "\u0344\u0f81", "\u0f75\u0316"])
+def test_a_long_run_of_marks_is_found_whatever_it_is_made_of(run: str) -> None:
+    """Sorted by insertion each would be a second, and more."""
+    note = f"a{run * (20_000 // len(run))}x"
+    begun = thread_time()
+    content = canonical(flat(note=note)).decode().partition('"note":')[2]
+    assert thread_time() - begun < 0.3
+    assert unicodedata.is_normalized("NFC", content)
 
 
 @pytest.mark.parametrize("form", ["flat", "payload"])
