@@ -31,7 +31,7 @@ from worker.fields import (
 )
 
 HASH_TAG = b"ordergate.order.v1\n"
-LONG_RUN = re.compile(rb"[^\0]{32}")  #: of combining classes; shorter runs are sorted in no time
+LONG_RUN = re.compile(rb"[^\0]{32,}")  #: of combining classes; shorter runs are sorted in no time
 #: Characters that are no marks by their class and decompose to marks alone; a mark in their place.
 MARKS_ALONE: dict[int, str] = dict.fromkeys((0x0F73, 0x0F75, 0x0F81), "\u0f71")
 NORMALIZED_AT_ONCE = (
@@ -325,39 +325,35 @@ def _instant(at: datetime) -> str:
 def _nfc(text: str) -> str:
     if text.isascii():
         return text
-    if (
-        len(text) > NORMALIZED_AT_ONCE
-        and _has_long_run(text)
-        and not unicodedata.is_normalized("NFC", text)
-    ):
-        text = _marks_sorted(text)
+    if len(text) > NORMALIZED_AT_ONCE:
+        text = _long_runs_sorted(text)
     return unicodedata.normalize("NFC", text)
 
 
-def _has_long_run(text: str) -> bool:
-    """Whether many combining marks follow each other, each character's decomposition thought of."""
+def _long_runs_sorted(text: str) -> str:
+    """The same text to NFC, with each long run of combining marks in canonical order.
+
+    `normalize` sorts a run by insertion: one of 64 KiB takes it more than a second.
+    """
     classes = bytes(map(unicodedata.combining, text.translate(MARKS_ALONE)))
-    return LONG_RUN.search(classes) is not None
+    parts: list[str] = []
+    end = 0
+    for run in LONG_RUN.finditer(classes):
+        parts += text[end : run.start()], _marks_sorted(text[run.start() : run.end()])
+        end = run.end()
+    return "".join([*parts, text[end:]])
 
 
-def _marks_sorted(text: str) -> str:
-    """Decomposed text whose combining marks stand in canonical order, in linear time.
+def _marks_sorted(marks: str) -> str:
+    """Combining marks, decomposed, stably sorted by their class, in linear time.
 
-    `normalize` sorts each run of marks by insertion: a run of 64 KiB takes it more than a second.
     Source: https://www.unicode.org/versions/Unicode15.0.0/ch03.pdf, section 3.11, D109
     """
-    whole = bytearray()
-    run: defaultdict[int, bytearray] = defaultdict(
-        bytearray
-    )  # marks since the last starter, by class
-    for char in text:
-        for part in unicodedata.normalize("NFD", char):
-            mark = unicodedata.combining(part)
-            if run and not mark:
-                whole += b"".join([run.pop(mark) for mark in sorted(run)])
-            (run[mark] if mark else whole).extend(part.encode())
-    whole += b"".join([run[mark] for mark in sorted(run)])
-    return whole.decode()
+    by_class: defaultdict[int, bytearray] = defaultdict(bytearray)
+    for mark in marks:
+        for part in unicodedata.normalize("NFD", mark):
+            by_class[unicodedata.combining(part)] += part.encode()
+    return b"".join([by_class[number] for number in sorted(by_class)]).decode()
 
 
 def _canonical_json(value: Json) -> str:
