@@ -32,8 +32,8 @@ from tests.chaos.sweep import NONE, Run, Stages, lived, points_of
 from tests.isolation import Place
 from tests.orders import orders
 from tests.record import Entries, Tally, check, check_points, leave_points_in_hand, settled
-from worker.operate.audit import Audit, Span
-from worker.operate.audit_report import Report
+from worker.operate.audit import Audit
+from worker.operate.audit_report import Report, Span
 from worker.operate.command import Servers as Asked
 from worker.operate.point_reader import reader_of
 from worker.run import ledger_of

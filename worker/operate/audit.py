@@ -10,27 +10,24 @@ pending is kept, 16 bytes for each entry.
 """
 
 import argparse
-import re
 import sys
 from array import array
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from importlib.resources import files
 from typing import NamedTuple
 
 import msgspec
 
-from streams.connection import call
-from streams.entry import ENTRY_ID, EntryId
+from streams.entry import EntryId
 from streams.look import StreamState, entries_between, last_delivered, pending_ids, stream_state
 from worker.errors import BadUsage, NoAnswer
 from worker.ledger import queries
-from worker.operate.audit_report import Report
+from worker.operate.audit_claims import ClaimsAudit
+from worker.operate.audit_report import Report, Span
 from worker.operate.command import (
     Servers,
-    instant,
     moment_ms,
     now_ms,
     run,
@@ -38,39 +35,14 @@ from worker.operate.command import (
     servers_told,
     streams_of,
 )
-from worker.operate.output import print_json, printable
+from worker.operate.output import print_json
 from worker.operate.point_reader import FoundPoint
 from worker.points import NS_MAX, time_ns
 
 SQL = queries("operate")
-REPAIR_CLAIM = (files("worker") / "lua" / "repair_claim.lua").read_text(encoding="utf-8")
-AT_ONCE = 2000  #: entries, rows or claims that are looked at together
+AT_ONCE = 2000  #: entries or rows that are looked at together
 FIRST_ROW_S_MAX = 3600.0  #: seconds; Postgres sorts all rows before the first
 OWN_TIME_NS_END = NS_MAX - 2**48  #: from here on times do not follow the order of ids
-HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
-
-
-class Span(NamedTuple):
-    """The entries that are audited, by their own time, milliseconds since 1970."""
-
-    since_ms: int | None
-    until_ms: int | None
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether it has no bound."""
-        return self == (None, None)
-
-    def has(self, id_: EntryId) -> bool:
-        """Whether an entry lies in it."""
-        return (self.since_ms or 0) <= id_.ms and (self.until_ms is None or id_.ms < self.until_ms)
-
-    def __str__(self) -> str:
-        if self.is_whole:
-            return "all entries"
-        since = "" if self.since_ms is None else f" from {instant(self.since_ms)}"
-        until = "" if self.until_ms is None else f" before {instant(self.until_ms)}"
-        return f"entries{since}{until}"
 
 
 class Row(NamedTuple):
@@ -84,14 +56,6 @@ class Row(NamedTuple):
     owed: bool
     refused: bool
     before_it: str | None
-
-
-class Claimed(NamedTuple):
-    """A claim that does not name an order on record: its value, and the orders that are."""
-
-    value: str | None
-    content_hash: str
-    originals: Sequence[str]
 
 
 class Seen(NamedTuple):
@@ -149,7 +113,9 @@ class Audit:
             await self._entries(merged(self._ids(state), pending, rows), state)
         try:
             with servers_told():
-                await self._claims()
+                await ClaimsAudit(
+                    self._servers, self._span, self.report, self._position, repair=self._repair
+                ).run()
         except NoAnswer as error:
             self.report.unchecked["claims"] = str(error)
         _progress("")
@@ -324,87 +290,6 @@ class Audit:
         if seen.pending or any(row.owed for row in seen.rows):
             return False
         return self._was_read(seen) or all(row.settled for row in seen.rows)
-
-    # --- claims ---
-
-    async def _claims(self) -> None:
-        prefix = f"idempotency:order:{{{self._stream}}}:"
-        pattern = re.sub(r"([*?\[\]\\])", r"\\\1", prefix) + "*"
-        cursor = "0"
-        while True:
-            cursor, keys = await call(
-                self._servers.claims, "SCAN", cursor, "MATCH", pattern, "COUNT", AT_ONCE
-            )
-            hashes = {key: key.removeprefix(prefix) for key in keys}
-            await self._look_at_claims({k: h for k, h in hashes.items() if HASH.fullmatch(h)})
-            if str(cursor) == "0":
-                return
-
-    async def _look_at_claims(self, hashes: Mapping[str, str]) -> None:
-        """Look at some claims: content hashes by key. What an entry in hand has claimed is no contradiction.
-
-        An entry may be settled between two looks. So those that seem wrong are looked at once more, after
-        the look at what is pending: then the claim of an entry that is not, and its outcome, are final.
-        """
-        self.report.claims += len(hashes)
-        doubtful = await self._strangers(hashes) if hashes else {}
-        if not doubtful:
-            return
-        group = self._servers.settings.group
-        pending = {str(id_) async for id_ in pending_ids(self._redis, self._stream, group)}
-        again = await self._strangers({key: it.content_hash for key, it in doubtful.items()})
-        for key, claim in again.items():
-            if claim.value == doubtful[key].value and claim.value not in pending:
-                await self._look_at_stranger(key, claim)
-
-    async def _strangers(self, hashes: Mapping[str, str]) -> dict[str, Claimed]:
-        """The claims, by key, that name neither an order of their content nor another entry on record."""
-        values: list[str | None] = await call(self._servers.claims, "MGET", *hashes)
-        originals = await self._originals(list(hashes.values()))
-        strange = {
-            key: Claimed(value, content_hash, originals[content_hash])
-            for (key, content_hash), value in zip(hashes.items(), values, strict=True)
-            if value not in originals[content_hash]
-        }
-        named = [it.value for it in strange.values() if it.value and ENTRY_ID.fullmatch(it.value)]
-        async with self._servers.ledger.connection() as connection:
-            rows = await connection.fetch(SQL["other_outcomes_of"], self._stream, named)
-        known = {
-            (row["entry_id"], row["content_hash"] and row["content_hash"].hex()) for row in rows
-        }
-        return {
-            key: it
-            for key, it in strange.items()
-            if known.isdisjoint({(it.value, it.content_hash), (it.value, None)})
-        }
-
-    async def _originals(self, hashes: Sequence[str]) -> defaultdict[str, list[str]]:
-        """The entries of the orders of each content, oldest generation first."""
-        found: dict[str, list[str]] = defaultdict(list)
-        async with self._servers.ledger.connection() as connection:
-            for row in await connection.fetch(
-                SQL["originals_of"], list(map(bytes.fromhex, hashes))
-            ):
-                found[row["content_hash"].hex()].append(row["entry_id"])
-        return found
-
-    async def _look_at_stranger(self, key: str, claim: Claimed) -> None:
-        value, _, originals = claim
-        if value is None and await call(self._servers.claims, "TYPE", key) in ("none", "string"):
-            return  # its time is over
-        entry = EntryId.parse(value) if value and ENTRY_ID.fullmatch(value) else None
-        if not self._span.is_whole and not (entry and self._span.has(entry)):
-            return
-        if entry and self._position and entry > self._position:
-            return  # read since the audit began, or to be read again
-        right = originals[-1] if originals else ""
-        named = ", ".join(originals[-3:]) or "no such order"
-        detail = f"is {printable(value or 'no text', 80)!r}, Postgres has {named}"
-        self.report.differs("claim_contradicts", key, detail)
-        if self._repair:
-            words = ("EVAL", REPAIR_CLAIM, 1, key, value or "", right)
-            mended = await call(self._servers.claims, *words)
-            self.report.differences["claim_contradicts"].mended += mended
 
 
 async def merged(

@@ -1,9 +1,12 @@
 """What an audit has found in a stream, and how that is told."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import msgspec
 
+from streams.entry import EntryId
+from worker.operate.command import instant
 from worker.operate.output import print_line, print_sheet, print_table, printable
 
 #: Each kind of difference: what it means, and what can be done.
@@ -20,6 +23,29 @@ KINDS = {
     "entries_lost": "left the stream without an outcome: trimmed unread, or rows deleted since (--since: "
     "what is younger)",
 }
+
+
+class Span(NamedTuple):
+    """The entries that are audited, by their own time, milliseconds since 1970."""
+
+    since_ms: int | None
+    until_ms: int | None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it has no bound."""
+        return self == (None, None)
+
+    def has(self, id_: EntryId) -> bool:
+        """Whether an entry lies in it."""
+        return (self.since_ms or 0) <= id_.ms and (self.until_ms is None or id_.ms < self.until_ms)
+
+    def __str__(self) -> str:
+        if self.is_whole:
+            return "all entries"
+        since = "" if self.since_ms is None else f" from {instant(self.since_ms)}"
+        until = "" if self.until_ms is None else f" before {instant(self.until_ms)}"
+        return f"entries{since}{until}"
 
 
 class Example(msgspec.Struct, frozen=True):

@@ -7,13 +7,14 @@ import argparse
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
 from streams.connection import call
 from streams.entry import ENTRY_ID, Entry, EntryId
 from streams.look import (
+    Delivery,
     delivery,
     entries_between,
     entry_of,
@@ -51,6 +52,14 @@ LOOKED_THROUGH_MAX = 200_000  #: entries of a stream that are looked through for
 
 T = TypeVar("T")
 Row = dict[str, Any]
+
+
+class Place(NamedTuple):
+    """Where an entry is in Redis: itself, where it is in its stream; who holds it; both in words."""
+
+    entry: Entry | None
+    held: Delivery | None
+    state: str
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -254,16 +263,24 @@ class _Look:
 
     async def _in_redis(self, stream: str, entry_id: str) -> Entry | None:
         """Where the entry is in Redis, noted; and the entry, where it still is in its stream."""
+        there = await self._place(stream, entry_id)
+        if there is None:
+            return None
+        entry, self.found.pending, self.found.in_redis = there
+        return entry
+
+    async def _place(self, stream: str, entry_id: str) -> Place | None:
         redis, group = self.servers.redis, self.servers.settings.group
-        entry = await self.ask("Redis", lambda: entry_of(redis, stream, entry_id))
-        position = await self.ask("Redis", lambda: last_delivered(redis, stream, group))
-        held = await self.ask("Redis", lambda: delivery(redis, stream, group, entry_id))
-        if "Redis" not in self.found.unanswered:
-            self.found.pending = held
+
+        async def look() -> Place:
+            entry = await entry_of(redis, stream, entry_id)
+            position = await last_delivered(redis, stream, group)
+            held = await delivery(redis, stream, group, entry_id)
             unread = position is None or EntryId.parse(entry_id) > position
             state = "pending" if held else "unread" if entry and unread else "acknowledged"
-            self.found.in_redis = state if entry or held else "not in the stream any more"
-        return entry
+            return Place(entry, held, state if entry or held else "not in the stream any more")
+
+        return await self.ask("Redis", look)
 
     async def _beside(self, row: Row) -> None:
         """The order that a duplicate repeats; of a later generation, the one before it."""
@@ -367,30 +384,29 @@ class _Look:
         if not ENTRY_ID.fullmatch(entry_id):
             found.claim_says = "names no entry, which says nothing"
             return
-        rows = await self.rows("outcomes_where", None, entry_id, None, None, LISTED_MAX)
-        if "Postgres" in found.unanswered:
-            return
-        outcomes = [  # the original may be of another stream
-            row["outcome"]
-            for row in rows
-            if row["content_hash"] == content_hash
-            or (row["content_hash"] is None and row["stream"] == stream)
-        ]
+        # First Redis: what is in nobody's hand by then has its outcome on record.
+        named = await self._place(stream, entry_id)
+        outcomes = await self._outcomes_of(stream, entry_id, content_hash)
         if "accepted" in outcomes:
             found.claim_says = "agrees"
         elif outcomes:
             found.claim_says = f"names an entry on record as {outcomes[0]}"
-        elif await self._is_in_hand(stream, entry_id):
-            found.claim_says = "held until the outcome of that entry is on record"
-        else:
-            found.claim_says = "contradicts Postgres, which has no such entry"
+        elif named and "Postgres" not in found.unanswered:
+            in_hand = named.state in ("pending", "unread")
+            found.claim_says = (
+                "held until the outcome of that entry is on record"
+                if in_hand
+                else "contradicts Postgres, which has no such entry"
+            )
 
-    async def _is_in_hand(self, stream: str, entry_id: str) -> bool:
-        """Whether an entry is pending, or will be read."""
-        redis, group = self.servers.redis, self.servers.settings.group
-        held = await self.ask("Redis", lambda: delivery(redis, stream, group, entry_id))
-        position = await self.ask("Redis", lambda: last_delivered(redis, stream, group))
-        return bool(held or (position and EntryId.parse(entry_id) > position))
+    async def _outcomes_of(self, stream: str, entry_id: str, content_hash: bytes) -> list[str]:
+        """What is on record of the entry that claimed a content, which may be of another stream."""
+        return [
+            row["outcome"]
+            for row in await self.rows("outcomes_where", None, entry_id, None, None, LISTED_MAX)
+            if row["content_hash"] == content_hash
+            or (row["content_hash"] is None and row["stream"] == stream)
+        ]
 
 
 def _listed(row: Row) -> Listed:
