@@ -20,6 +20,7 @@ from redis.exceptions import RedisError
 from scripts.replay.reference import content_of
 from streams.connection import connect
 from tests.isolation import Place
+from tests.orders import parsed
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 INFLUX_NS_MAX = 2**63 - 2
@@ -383,6 +384,14 @@ async def _check_claims(place: Place) -> None:
 def claim_key(place: Place, content_hash: bytes) -> str:
     """The name of a content's claim."""
     return f"idempotency:order:{{{place.stream}}}:{content_hash.hex()}"
+
+
+async def forge_claim(place: Place, fields: Mapping[str, str], value: str | bytes) -> None:
+    """Let Redis remember of an order what never was so, as long as it remembers anything."""
+    settings = place.settings
+    async with connect(settings.claims_address, timeout_ms=10_000) as claims:
+        key = claim_key(place, parsed(fields).content_hash)
+        await claims.set(key, value, px=settings.dedupe_window_ms)
 
 
 def _id(entry_id: str) -> tuple[int, int]:

@@ -18,8 +18,7 @@ from anyio import to_thread
 from tests.chaos.mixed_batch import EARLIER, EXPECTED, MIXED, T0, TIMES, WINDOW_MS
 from tests.chaos.proxy import Direction, Proxy
 from tests.isolation import Place, isolated
-from tests.orders import parsed
-from tests.record import check, claim_key, is_settled
+from tests.record import check, forge_claim, is_settled
 from tests.servers import Servers
 from tests.workers import drain, impatient
 from worker.service import serve
@@ -28,10 +27,8 @@ LANES = 6
 SOUND_ROUNDS = 12
 ROUND_S_MAX = 60  #: seconds; a busy machine included
 EARLIER_IDS = [f"{T0}-{n}" for n in range(len(EARLIER))]
-CLAIMED_BY = (
-    f"{T0 - 1}-0",
-    EARLIER_IDS[1],
-)  #: the first order's claim is not its own, and taken for stored
+#: Whom the claims of the earlier orders name. The first is not its order's own, and is taken for stored.
+CLAIMED_BY = (f"{T0 - 1}-0", EARLIER_IDS[1])
 IDS = [*EARLIER_IDS, *(f"{T0 + ms}-0" for ms in TIMES)]
 
 J = TypeVar("J")
@@ -117,8 +114,7 @@ class Lane:
         await place.postgres.execute(FORGET.format(stream=place.stream, earlier=EARLIER_IDS[-1]))
         await place.command("FLUSHDB")
         for fields, entry_id in zip(EARLIER, CLAIMED_BY, strict=True):
-            key = claim_key(place, parsed(fields).content_hash)
-            await place.command("SET", key, entry_id, "PX", WINDOW_MS)
+            await forge_claim(place, fields, entry_id)
         await place.publish([*EARLIER, *MIXED], IDS)
         return place
 

@@ -17,8 +17,7 @@ from redis.asyncio import Redis
 
 from tests.chaos.faulty_io import scripts
 from tests.isolation import Place, isolated
-from tests.orders import parsed
-from tests.record import Entries, Tally, as_sent, claim_key
+from tests.record import Entries, Tally, as_sent, forge_claim
 from tests.servers import Servers
 from tests.workers import drain, impatient
 from worker.intake import SUSPECT_FROM
@@ -202,8 +201,7 @@ async def _misled(place: Place) -> Entries:
     await place.command("XDEL", place.stream, trimmed)
     journal[trimmed] = []
     for sent, claim in zip(MISTAKEN, (f"{T0 - 1}-5", "somebody else's"), strict=True):
-        key = claim_key(place, parsed(sent.fields).content_hash)
-        await place.command("SET", key, claim, "PX", WINDOW_MS)
+        await forge_claim(place, sent.fields, claim)
     return journal | dict(await _publish(place, (*MISTAKEN, *PLAIN)))
 
 

@@ -14,14 +14,13 @@ from anyio import to_thread
 
 from tests.chaos.faulty_io import Died, Fault, FaultyIO, Point, wrapped_libraries
 from tests.isolation import Place
-from tests.orders import parsed
 from tests.record import (
     Expected,
     Reference,
     Row,
     check_points,
-    claim_key,
     dead_letters,
+    forge_claim,
     is_settled,
     leave_points_in_hand,
     points_in_hand_told,
@@ -100,8 +99,7 @@ class World:
 
     async def forge_claim(self, fields: Fields, value: str) -> None:
         """Let Redis remember of a content what never was so."""
-        key = claim_key(self.place, parsed(fields).content_hash)
-        await self.place.command("SET", key, value)
+        await forge_claim(self.place, fields, value)
 
     async def lose_group(self) -> None:
         """Remove the group with all that it knows."""

@@ -9,7 +9,7 @@ from streams.connection import call, connect
 from streams.entry import Entry, entries
 from tests.isolation import Place
 from tests.orders import ids, order, parsed
-from tests.record import Tally, check, claim_key, settled
+from tests.record import Tally, check, claim_key, forge_claim, settled
 from tests.servers import RedisServer
 from tests.workers import drain, working
 from worker.claims import Claims
@@ -23,12 +23,8 @@ def content_hash(fields: dict[str, str]) -> bytes:
     return parsed(fields).content_hash
 
 
-async def claim(place: Place, fields: dict[str, str], value: str | bytes) -> None:
-    await place.redis.set(claim_key(place, content_hash(fields)), value, ex=600)
-
-
 async def test_a_claim_left_by_a_dead_worker_does_not_lose_the_order(place: Place) -> None:
-    await claim(place, order(1), "0123456789abcdef")
+    await forge_claim(place, order(1), "0123456789abcdef")
     await place.publish([order(1), order(1), order(2)])
     await drain(place)
     assert await check(place) == Tally(2, 1)
@@ -39,7 +35,7 @@ async def test_an_order_whose_claim_names_an_entry_that_postgres_lacks_is_accept
     place: Place, value: str
 ) -> None:
     at = ids(5_000, 6_000, 7_000)
-    await claim(place, order(1), value)
+    await forge_claim(place, order(1), value)
     await place.publish([order(1), order(1), order(2)], at)
     await drain(place)
     assert await check(place) == Tally(2, 1)
@@ -49,8 +45,8 @@ async def test_a_claim_that_names_the_wrong_original_does_not_mislead(place: Pla
     at = ids(0, 1_000, 2_000, 3_000)
     await place.publish([order(1), order(2)], at[:2])
     await drain(place)
-    await claim(place, order(2), at[0])
-    await claim(place, order(1), at[2])
+    await forge_claim(place, order(2), at[0])
+    await forge_claim(place, order(1), at[2])
     await place.publish([order(1), order(2)], at[2:])
     await drain(place)
     assert await check(place) == Tally(2, 2)
@@ -61,7 +57,7 @@ async def test_a_claim_that_names_the_wrong_original_does_not_mislead(place: Pla
     [b"", b"stored", b"stored ", b"stored x", b"stored 1-2-3", b"held", b"x" * 1000, b"\xff\0"],
 )
 async def test_a_claim_that_is_garbage_does_not_mislead(place: Place, value: bytes) -> None:
-    await claim(place, order(1), value)
+    await forge_claim(place, order(1), value)
     await place.publish([order(1), order(1)])
     await drain(place)
     assert await check(place) == Tally(1, 1)
@@ -131,7 +127,7 @@ async def test_a_claim_that_is_thought_stored_and_is_not_loses_no_order(
     """The entry that it names was never recorded, and is not pending either; or is pending."""
     await place.publish([order(1), order(2)], ids(1_000, 2_000))
     [claim_id] = ids(claimed_by)
-    await claim(place, order(2), claim_id)
+    await forge_claim(place, order(2), claim_id)
     await drain(place)
     assert await check(place) == Tally(2, 0)
 

@@ -5,8 +5,8 @@ import pytest
 
 from scripts.replay.synthetic import synthetic_orders
 from tests.isolation import Place
-from tests.orders import ids, order, orders, parsed
-from tests.record import Tally, check, claim_key, settled
+from tests.orders import ids, order, orders
+from tests.record import Tally, check, forge_claim, settled
 from tests.workers import Workers, drain, working
 
 pytestmark = pytest.mark.anyio
@@ -214,8 +214,7 @@ async def test_the_first_and_the_last_instant_are_stored_as_they_are(
 ) -> None:
     sent = order(1, time_in_force="gtd", expire_time=expires)
     if known:  # a claim that Postgres knows nothing of leads through the other insert
-        key = claim_key(place, parsed(sent).content_hash)
-        await place.command("SET", key, ids(0)[0], "PX", 60_000)
+        await forge_claim(place, sent, ids(0)[0])
     await place.publish([sent], ids(1))
     await drain(place)
     [row] = await place.fetch(

@@ -31,8 +31,8 @@ from tests.integration.infrastructure.service_factory import (
     RealServiceFactory,
 )
 from tests.isolation import Place, isolated
-from tests.orders import ids, order, parsed
-from tests.record import Tally, check, claim_key, everything, settled, until
+from tests.orders import ids, order
+from tests.record import Tally, check, claim_key, everything, forge_claim, settled, until
 from tests.servers import Servers
 from tests.workers import Workers, drain, impatient
 from worker.batch import Turn, process
@@ -284,7 +284,8 @@ async def redis_failure(
         steps = ((io.claims, "claim"), (io.ledger, "record"), (io.claims, settle))
         just_before(*steps[MOMENTS.index(moment)], fail)
         await place.publish(FIFTY_AND_TWENTY)
-        await claim_wrongly(place, FIFTY_AND_TWENTY[0])
+        # Something to correct, for the claims are not asked again else.
+        await forge_claim(place, FIFTY_AND_TWENTY[0], "nobody")
         with capture_logs() as logs:
             if apart:
                 await goes_on_by_postgres_alone(place, services)
@@ -296,12 +297,6 @@ async def redis_failure(
         for event in ("dependency.lost", "dependency.recovered"):
             assert [log for log in logs if log["event"] == event and log["dependency"] == name]
     return f"{fault} {moment}, claims {'apart' if apart else 'with the stream'}"
-
-
-async def claim_wrongly(place: Place, fields: dict[str, str]) -> None:
-    """Have something to correct, for the claims are not asked again else."""
-    async with connect(place.settings.claims_address, timeout_ms=5_000) as claims:
-        await claims.set(claim_key(place, parsed(fields).content_hash), "nobody", ex=600)
 
 
 async def goes_on_by_postgres_alone(place: Place, services: DependencyContainer) -> None:

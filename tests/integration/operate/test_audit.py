@@ -11,8 +11,8 @@ from structlog.testing import capture_logs
 from streams.entry import EntryId
 from tests.integration.operate.conftest import Ask
 from tests.isolation import Place, isolated
-from tests.orders import T0_MS, ids, order, orders, parsed
-from tests.record import Tally, check, claim_key, points_paid
+from tests.orders import T0_MS, ids, order, orders
+from tests.record import Tally, check, claim_key, forge_claim, points_paid
 from tests.servers import Servers, ServerUnavailable
 from tests.workers import drain
 from worker.embedded import EmbeddedUnavailable, valkey
@@ -218,7 +218,7 @@ async def test_an_entry_that_is_settled_between_two_looks_at_its_claim_contradic
     await traffic.redis.xreadgroup(
         traffic.settings.group, "drain-0", {traffic.stream: ">"}, count=1
     )
-    await traffic.redis.set(claim_key(traffic, parsed(order(6)).content_hash), at(6))
+    await forge_claim(traffic, order(6), at(6))
     right, looks = audit_claims.pending_ids, 0
 
     async def settled_meanwhile(redis: Redis, stream: str, group: str) -> AsyncGenerator[EntryId]:
