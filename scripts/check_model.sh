@@ -5,7 +5,7 @@
 # its line names, or the model would prove nothing; so must what the protocol does not cover, or the pages say
 # less of it than is true. One line each; exits 1 where one is not as expected.
 # Needs gcc. Spin is taken from PATH, else from Debian's and Ubuntu's package, unpacked in .services/ and not
-# installed. About three minutes of one core, and 1.1 GiB.
+# installed. About five minutes of one core, and 1.1 GiB.
 set -euo pipefail
 shopt -s inherit_errexit
 cd "$(dirname "$0")/.."

@@ -102,6 +102,15 @@ async def _holds(condition: Callable[[], Awaitable[object]]) -> bool:
         return False
 
 
+async def recording(place: Place, count: int) -> bool:
+    """Whether so many requests that record a batch wait for a lock on `orders`, see `Place.orders_locked`."""
+    rows = await place.fetch(
+        "SELECT FROM pg_locks l JOIN pg_stat_activity USING (pid) WHERE NOT l.granted"
+        " AND l.relation = to_regclass('orders') AND query LIKE '%record_outcomes%'"
+    )
+    return len(rows) == count
+
+
 async def settled(place: Place, *, within_s: float = 30) -> None:
     """Wait until every entry is read and acknowledged, and no point is owed but refused ones."""
     await until(lambda: is_settled(place), within_s=within_s)

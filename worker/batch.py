@@ -6,7 +6,7 @@ and what is pending does not grow.
 """
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -39,6 +39,7 @@ GIVEN_UP = Malformed("delivery_limit", "every worker that tried this entry alone
 
 
 NO_CODES = Counter[str]()
+NO_CLAIMS: Mapping[bytes, Claim] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ class Turn:
         self.over = anyio.Event()  #: set when the next one may begin
 
     async def __aenter__(self) -> None:
-        if self._begins:
+        if self._begins and not self._begins.is_set():  # else waiting lets others go first
             await self._begins.wait()
 
     async def __aexit__(self, *_exception: object) -> None:
@@ -106,7 +107,9 @@ async def process(
     forms = parser(settings.envelope_fields)
     parsed = [GIVEN_UP] * len(entries) if given_up else await _parsed(entries, forms)
     laps.lap("parse")
-    claims = await _claim(io, entries, parsed)
+    # Nothing that Redis says spares a single entry its way to Postgres, so that is not kept waiting for it.
+    alone = len(entries) == 1
+    claims = NO_CLAIMS if alone else await _claim(io, entries, parsed)
     laps.lap("claim")
     decisions = _decide(entries, parsed, claims, settings.dedupe_window_ms)
     laps.lap("decide")
@@ -128,6 +131,9 @@ async def process(
     await io.points.emit(stream, outcomes, owed=owed)
     io.ledger.points_written(in_hand)
     laps.lap("emit")
+    if alone:
+        claims = await _claim(io, entries, parsed)
+        laps.lap("claim")
     await io.servers.redis.insist(lambda: _settle(io, outcomes, claims), RedisUnavailable)
     laps.lap("settle")
     counts = Counter(map(_word, outcomes))
@@ -159,24 +165,25 @@ def _parse(entry: Entry, forms: Parser) -> Order | Malformed:
 
 async def _claim(
     io: Connections, entries: Sequence[Entry], parsed: Sequence[Order | Malformed]
-) -> dict[bytes, Claim]:
+) -> Mapping[bytes, Claim]:
     """The claims that are known, by content hash; none where Redis does not answer, for Postgres decides."""
     ids = [entry.id for entry, found in zip(entries, parsed, strict=True) if type(found) is Order]
     hashes = [found.content_hash for found in parsed if type(found) is Order]
-    claims = dict[bytes, Claim]()
-    if io.servers.claims.due:
-        try:
-            claims = await io.claims.claim(ids, hashes)
-            io.servers.claims.worked()
-        except RedisUnavailable as error:
-            io.servers.claims.failed(error)
+    if not io.servers.claims.due:
+        return NO_CLAIMS
+    try:
+        claims = await io.claims.claim(ids, hashes)
+    except RedisUnavailable as error:
+        io.servers.claims.failed(error)
+        return NO_CLAIMS
+    io.servers.claims.worked()
     return claims
 
 
 def _decide(
     entries: Sequence[Entry],
     parsed: Sequence[Order | Malformed],
-    claims: dict[bytes, Claim],
+    claims: Mapping[bytes, Claim],
     window_ms: int,
 ) -> list[Decision]:
     return [
@@ -190,7 +197,9 @@ def _decide(
     ]
 
 
-async def _settle(io: Connections, outcomes: Sequence[Outcome], claims: dict[bytes, Claim]) -> None:
+async def _settle(
+    io: Connections, outcomes: Sequence[Outcome], claims: Mapping[bytes, Claim]
+) -> None:
     await _correct(io, outcomes, claims)
     try:
         settled = await io.claims.settle(outcomes)
@@ -202,7 +211,7 @@ async def _settle(io: Connections, outcomes: Sequence[Outcome], claims: dict[byt
 
 
 async def _correct(
-    io: Connections, outcomes: Sequence[Outcome], claims: dict[bytes, Claim]
+    io: Connections, outcomes: Sequence[Outcome], claims: Mapping[bytes, Claim]
 ) -> None:
     """Correct claims. Where they are on a Redis of their own that is away, there is a hint less."""
     if io.claims.apart and not io.servers.claims.due:

@@ -45,6 +45,8 @@ byte claim;                                     /* of the twins' content: */
                                                 /* else by one of the twins */
 #define is_stored ((pending & claim) == 0)     /* so it seems: its entry is not in anybody's hand */
 
+#define alone(set) (((set) & ((set) - 1)) == 0)
+
 /* The workers: the entries in hand, and those of them that Redis said are repeats. */
 byte hand[2], known[2];
 
@@ -279,6 +281,7 @@ read_:
 
     if
     :: atomic { claim_and_decide(me) }
+    :: atomic { alone(hand[me]) -> skip }               /* a single entry: claimed behind its record */
     :: atomic { FAULT(true) -> skip }                   /* Redis does not answer: unknown */
     :: atomic { FAULT(true) -> crash(me); goto read_ }
     fi;

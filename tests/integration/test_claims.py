@@ -3,13 +3,14 @@
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
+import anyio
 import pytest
 
 from streams.connection import call, connect
 from streams.entry import Entry, entries
 from tests.isolation import Place
-from tests.orders import ids, order, parsed
-from tests.record import Tally, check, claim_key, forge_claim, settled
+from tests.orders import ids, order, orders, parsed
+from tests.record import Tally, check, claim_key, forge_claim, recording, settled, until
 from tests.servers import RedisServer
 from tests.workers import drain, working
 from worker.claims import Claims
@@ -69,6 +70,18 @@ async def test_a_claim_of_the_wrong_kind_does_not_stop_the_worker(place: Place) 
     await place.publish([order(1), order(2), order(1)])
     await drain(place)
     assert await check(place, claims=False) == Tally(2, 1)
+
+
+@pytest.mark.parametrize(("count", "claimed"), [(1, 0), (2, 2)])
+async def test_a_single_entry_is_claimed_once_it_is_on_record_and_several_before(
+    place: Place, count: int, claimed: int
+) -> None:
+    await place.publish(orders(range(count)))
+    async with anyio.create_task_group() as tasks, place.orders_locked():
+        tasks.start_soon(drain, place)
+        await until(lambda: recording(place, 1))
+        assert len(await place.command("KEYS", "idempotency:order:*")) == claimed
+    assert await check(place) == Tally(count)
 
 
 @asynccontextmanager

@@ -14,7 +14,7 @@ import pytest
 from streams.entry import Entry
 from tests.isolation import Place
 from tests.orders import ids, order, parsed
-from tests.record import check_points, dead_letters, points_paid, until
+from tests.record import check_points, dead_letters, points_paid, recording, until
 from tests.workers import Workers, drain, impatient, working
 from worker.decide import Insert, Reject
 from worker.ledger import Ledger
@@ -35,15 +35,6 @@ async def outcomes(place: Place) -> dict[str, list[tuple[str, str | None]]]:
     for row in rows:
         found.setdefault(row["entry_id"], []).append((row["outcome"], row["code"]))
     return found
-
-
-async def recording(place: Place, count: int) -> bool:
-    """Whether so many requests that record a batch wait for a lock on `orders`, held by this test."""
-    rows = await place.fetch(
-        "SELECT FROM pg_locks l JOIN pg_stat_activity USING (pid) WHERE NOT l.granted"
-        " AND l.relation = to_regclass('orders') AND query LIKE '%record_outcomes%'"
-    )
-    return len(rows) == count
 
 
 async def all_read(place: Place, count: int) -> bool:

@@ -58,7 +58,7 @@ async def _round(place: Ground, load: Load) -> dict[str, float]:
     plain = await run(place, CONTESTANTS["ordergate"], load, Knobs())
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "watched.json"
-        watched = Contestant(ORDERGATE, ("tests.load.watched", str(path), "--drain"))
+        watched = Contestant(ORDERGATE, ("tests.load.watched", str(path), "all", "--drain"))
         await run(place, watched, load, Knobs())
         seen: dict[str, Any] = json.loads(path.read_text())
     costs = {**_costs(plain), **_stages(seen, load.entries)}

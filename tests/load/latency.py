@@ -34,6 +34,7 @@ STOP_S = 2.0  #: seconds after which a program is told once more to stop
 SEED = 2
 ORDERGATE, BARE = "Ordergate", "bare loop"
 MODULES = {ORDERGATE: "tests.load.watched", BARE: "tests.load.contestants.bare"}
+WATCHED = {ORDERGATE: ["record"], BARE: list[str]()}  #: nothing but the commits
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ async def _reading(
     await place.publish([])
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "watched.json"
-        command = [sys.executable, "-m", MODULES[name], str(path)]
+        command = [sys.executable, "-m", MODULES[name], str(path), *WATCHED[name]]
         process = await anyio.open_process(
             command, cwd=ROOT, env={**place.variables, **variables}, stdout=None, stderr=None,
             stdin=subprocess.DEVNULL,

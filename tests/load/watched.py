@@ -1,13 +1,14 @@
-"""The worker with a stopwatch at each stage: `python -m tests.load.watched FILE [the worker's words]`.
+"""The worker with a stopwatch at its stages: `python -m tests.load.watched FILE STAGES [the worker's words]`.
 
 Writes to FILE, once the worker has ended, how long each stage computed and how long it lasted, waiting
-included, and when each entry's commit was confirmed. For the bench alone: the product knows nothing of it.
+included, and when each entry's commit was confirmed. STAGES is `all`, or `record` for that last alone: each
+stopwatch takes its own time. For the bench alone: the product knows nothing of it.
 """
 
 import inspect
 import json
 import sys
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Iterable
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -47,9 +48,10 @@ class Watch:
     cpu_s: float = 0
     began_at_cpu_s: float = 0
 
-    def install(self) -> None:
-        """Put a stopwatch around each stage's call."""
-        for name, (module, path) in STAGES.items():
+    def install(self, names: Iterable[str]) -> None:
+        """Put a stopwatch around the call of each of these stages."""
+        for name in names:
+            module, path = STAGES[name]
             owner: Any = import_module(module)
             *holders, attribute = path.split(".")
             for holder in holders:
@@ -126,9 +128,9 @@ def _sending(steps: Generator[Any, Any, Any], sent: object) -> Callable[[], Any]
 
 
 if __name__ == "__main__":
-    path, *words = sys.argv[1:]
+    path, names, *words = sys.argv[1:]
     watch = Watch()
-    watch.install()
+    watch.install(STAGES if names == "all" else [names])
     try:
         code = main(words)
     finally:
