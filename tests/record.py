@@ -7,6 +7,7 @@ sent, Redis is not asked: an entry that it lost or made up is noticed too.
 
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, localcontext
@@ -21,6 +22,11 @@ from scripts.replay.reference import content_of
 from streams.connection import connect
 from tests.isolation import Place
 from tests.orders import parsed
+from worker.operate.audit import Audit
+from worker.operate.audit_report import Report, Span
+from worker.operate.command import Servers
+from worker.operate.point_reader import reader_of
+from worker.run import ledger_of
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 INFLUX_NS_MAX = 2**63 - 2
@@ -220,6 +226,20 @@ async def dead_letters(place: Place) -> list[dict[bytes, bytes]]:
     """The dead letters of the place's stream, fields by name."""
     letters = await _raw_entries(place, f"{{{place.stream}}}:dead")
     return [dict(zip(words[::2], words[1::2], strict=True)) for _, words in letters]
+
+
+async def audit_of(place: Place) -> Report:
+    """What the product's own audit finds in the place's stream."""
+    settings = place.settings
+    async with AsyncExitStack() as stack:
+        redis = await stack.enter_async_context(connect(settings.redis_address, timeout_ms=10_000))
+        ledger = await stack.enter_async_context(ledger_of(settings))
+        points = reader_of(settings)
+        stack.push_async_callback(points.aclose)
+        asked = Servers(settings, redis, redis, ledger, points)
+        found = Audit(asked, Span(None, None), Report(place.stream, 5), repair=False)
+        await found.run()
+    return found.report
 
 
 async def everything(place: Place) -> dict[str, list[Row]]:

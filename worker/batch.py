@@ -22,7 +22,7 @@ from worker.dependency import Dependency
 from worker.errors import PostgresUnavailable
 from worker.forms import Parser, parser
 from worker.influx import PointWriter
-from worker.ledger import Ledger
+from worker.ledger import Ledger, Rules
 from worker.order import Malformed, Order
 from worker.outcome import Outcome, Rejected
 from worker.points import has_own_time
@@ -120,7 +120,7 @@ async def process(
             lambda: io.ledger.record(
                 stream,
                 decisions,
-                window_ms=settings.dedupe_window_ms,
+                rules=Rules(settings.dedupe_window_ms, settings.envelope_fields),
                 owe_points=owed,
                 read_after=turn.read_after,
             ),

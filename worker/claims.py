@@ -13,7 +13,7 @@ from streams.dead_letters import dead_letters_of
 from streams.entry import ENTRY_ID, EntryId
 from streams.group import progress_of
 from worker.decide import Claim
-from worker.outcome import Accepted, Duplicate, Outcome, Rejected
+from worker.outcome import Accepted, Duplicate, Kept, Outcome, Rejected
 
 LUA = files("worker") / "lua"
 
@@ -104,23 +104,27 @@ class Claims:
             return await self._correct(keys=[*wrong], args=[self._ttl_s, *wrong.values()])
 
     def _wrong(self, outcomes: Sequence[Outcome], claims: Mapping[bytes, Claim]) -> dict[str, str]:
-        """The claims that do not name the original that Postgres has, and their right values.
+        """The claims that do not name the original that Postgres has, and their right values; "" for none.
 
         Of two outcomes of one content the last is the newest.
         """
-        wrong: dict[str, str] = {}
+        right: dict[bytes, str] = {}
+        kept: set[str] = set()
         for outcome in outcomes:
             if isinstance(outcome, Accepted):
-                original = outcome.entry.id
+                right[outcome.order.content_hash] = outcome.entry.id
             elif isinstance(outcome, Duplicate):
-                original = outcome.original_id
-            else:
-                continue
-            content_hash = outcome.order.content_hash
-            claim = claims.get(content_hash)
-            if not claim or claim.entry_id != original:
-                wrong[self._prefix + content_hash.hex()] = original
-        return wrong
+                right[outcome.order.content_hash] = outcome.original_id
+            elif isinstance(outcome, Kept) and outcome.final:
+                kept.add(outcome.entry.id)
+        if kept:  # what they claimed is not what is on record of them
+            nothing = {h: "" for h, claim in claims.items() if claim.entry_id in kept}
+            right = nothing | right
+        return {
+            self._prefix + content_hash.hex(): original
+            for content_hash, original in right.items()
+            if (claim := claims.get(content_hash)) is None or claim.entry_id != original
+        }
 
     async def settle(self, outcomes: Sequence[Outcome]) -> Settled:
         """Copy rejections to the dead letters, acknowledge what is final.

@@ -43,6 +43,13 @@ class Refused(NamedTuple):
     answer: str
 
 
+class Rules(NamedTuple):
+    """What decides which entries are one order: the dedupe window, and the fields that are no content."""
+
+    window_ms: int
+    envelope: frozenset[str]
+
+
 class Recorded(NamedTuple):
     """What a batch came to, and the notes that its points are in hand, none where they are owed."""
 
@@ -93,7 +100,7 @@ class Ledger:
         stream: str,
         decisions: Sequence[Decision],
         *,
-        window_ms: int,
+        rules: Rules,
         owe_points: bool,
         read_after: datetime | None,
     ) -> Recorded:
@@ -105,11 +112,12 @@ class Ledger:
         Where the data of a row is refused, halves are recorded each in a transaction of its own, until
         that row alone is rejected as `not_storable`.
 
+        :param rules: by which the decisions were made. An entry that is on record by others keeps its outcome
         :param owe_points: note all the entries' points as owed, in the same transaction
         :param read_after: `as_of` before the entries were read; tells those trimmed since then, by other
             workers' word, from others that have their ids
         """
-        how = timedelta(milliseconds=window_ms), owe_points, read_after
+        how = rules, owe_points, read_after
         try:
             return await self._record(stream, decisions, *how)
         except RowRefused as refused:
@@ -119,7 +127,7 @@ class Ledger:
                     await self.record(
                         stream,
                         part,
-                        window_ms=window_ms,
+                        rules=rules,
                         owe_points=owe_points,
                         read_after=read_after,
                     )
@@ -133,13 +141,14 @@ class Ledger:
         self,
         stream: str,
         decisions: Sequence[Decision],
-        window: timedelta,
+        rules: Rules,
         owe_points: bool,
         read_after: datetime | None,
     ) -> Recorded:
         orders = [_order_row(d) for d in decisions if not isinstance(d, Reject)]
         rejections = [_rejection_row(d) for d in decisions if isinstance(d, Reject)]
-        batch = stream, window, orders, rejections, owe_points, read_after
+        window, envelope = timedelta(milliseconds=rules.window_ms), sorted(rules.envelope)
+        batch = stream, window, envelope, orders, rejections, owe_points, read_after
         with self._telling_written() as written:
             async with self.connection() as connection:
                 row = await connection.fetchrow(SQL["record_outcomes"], *batch, written)

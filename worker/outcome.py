@@ -49,7 +49,8 @@ class Kept(msgspec.Struct, frozen=True, gc=False):
     """Another outcome stands under the entry's id, and stays.
 
     The id was given twice by a Redis that lost its data, and this entry repeats an accepted order or is
-    none; or the rules have changed since. No order is lost by it, for an order may share its id.
+    none: no order is lost by it, for an order may share its id. Or it is the very entry, and what is content
+    was decided by other rules then.
 
     `final`: false where the outcome is that the entry was trimmed, recorded by another worker after this one
     had read it, or so it may be. It stays pending: if it still has its fields when it is read once more, it

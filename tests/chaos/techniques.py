@@ -5,7 +5,7 @@ journal, the product's own audit, or somebody who looks at the servers between a
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
@@ -14,7 +14,6 @@ from redis import exceptions
 from redis.asyncio import Redis
 
 from streams import producer
-from streams.connection import connect
 from streams.producer import Producer, PublishFailed
 from tests.chaos.faulty_io import Call, Failures, Fault, FaultyIO, Point, unwatched
 from tests.chaos.proxy import Cut, Direction, Proxy
@@ -31,12 +30,15 @@ from tests.chaos.scenarios import (
 from tests.chaos.sweep import NONE, Run, Stages, lived, points_of
 from tests.isolation import Place
 from tests.orders import orders
-from tests.record import Entries, Tally, check, check_points, leave_points_in_hand, settled
-from worker.operate.audit import Audit
-from worker.operate.audit_report import Report, Span
-from worker.operate.command import Servers as Asked
-from worker.operate.point_reader import reader_of
-from worker.run import ledger_of
+from tests.record import (
+    Entries,
+    Tally,
+    audit_of,
+    check,
+    check_points,
+    leave_points_in_hand,
+    settled,
+)
 
 SETTLED_S_MAX = 10.0
 DEADLY = (Fault.DIE_BEFORE, Fault.DIE_AFTER)
@@ -180,16 +182,8 @@ async def _lives(place: Place, *faults: Mapping[Point, Fault]) -> None:
 
 
 async def _audited(place: Place) -> None:
-    settings = place.settings
-    async with AsyncExitStack() as stack:
-        redis = await stack.enter_async_context(connect(settings.redis_address, timeout_ms=10_000))
-        ledger = await stack.enter_async_context(ledger_of(settings))
-        points = reader_of(settings)
-        stack.push_async_callback(points.aclose)
-        asked = Asked(settings, redis, redis, ledger, points)
-        found = Audit(asked, Span(None, None), Report(place.stream, 5), repair=False)
-        await found.run()
-    assert found.report.balanced, found.report.differences
+    found = await audit_of(place)
+    assert found.balanced, found.differences
 
 
 class Looker(FaultyIO):

@@ -25,7 +25,7 @@ from tests.chaos.faulty_io import Script, scripts
 from worker import batch, claims, influx, intake, ledger, points, service
 from worker.decide import Claim, Insert, Reject
 from worker.errors import PostgresUnavailable, RowRefused
-from worker.ledger import Recorded
+from worker.ledger import Recorded, Rules
 from worker.order import Order
 from worker.outcome import Accepted, Duplicate, Outcome, Rejected
 
@@ -119,10 +119,9 @@ def drops_the_other_half() -> Generator[None]:
     async def record(self: Any, stream: str, decisions: Any, **how: Any) -> Recorded:
         if len(decisions) == 1:
             return await right(self, stream, decisions, **how)
-        window = ledger.timedelta(milliseconds=how["window_ms"])
         try:
             return await attempt(
-                self, stream, decisions, window, how["owe_points"], how["read_after"]
+                self, stream, decisions, how["rules"], how["owe_points"], how["read_after"]
             )
         except RowRefused:
             half = len(decisions) // 2
@@ -306,10 +305,10 @@ def ends_no_window() -> Generator[None]:
     right = ledger.Ledger.record
 
     async def record(
-        self: Any, stream: str, decisions: Any, *, window_ms: int, **how: Any
+        self: Any, stream: str, decisions: Any, *, rules: Rules, **how: Any
     ) -> Recorded:
-        longer_ms = window_ms + FOR_EVER_MS
-        return await right(self, stream, decisions, window_ms=longer_ms, **how)
+        longer = rules._replace(window_ms=rules.window_ms + FOR_EVER_MS)
+        return await right(self, stream, decisions, rules=longer, **how)
 
     with patch.object(ledger.Ledger, "record", record):
         yield

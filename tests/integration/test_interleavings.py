@@ -1,17 +1,19 @@
 """Workers that record the same contents, or the same entries, at once.
 
 A worker that stalls and wakes holds what another has taken over. Repeats of one content lie in several
-windows here, so that all ways of `record_outcomes` meet each other. ORDERGATE_TEST_SEED repeats a run.
+windows here, some entries are no orders, some are trimmed while a worker holds them, and the workers'
+settings differ, so that all ways of `record_outcomes` meet each other. ORDERGATE_TEST_SEED repeats a run.
 """
 
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
+from itertools import product
 from random import Random, SystemRandom
-from typing import Any
+from typing import Any, NamedTuple
 
 import anyio
 import pytest
@@ -21,16 +23,19 @@ from tests.isolation import Place
 from tests.orders import T0_MS, ids, order
 from tests.record import Tally, check, until
 from tests.workers import drain
-from worker.decide import Decision, Insert, Repeat
+from worker.decide import Decision, Insert, Reject, Repeat
 from worker.errors import PostgresUnavailable
-from worker.ledger import Ledger
-from worker.order import Order, parse
-from worker.outcome import Accepted, Duplicate, Outcome
+from worker.ledger import Ledger, Recorded, Rules
+from worker.order import ENVELOPE_FIELDS, Malformed, Order, parse
+from worker.outcome import Duplicate, Kept, Outcome, Rejected
 
 pytestmark = pytest.mark.anyio
 
 ROUNDS, WORKERS, ENTRIES, CONTENTS, BATCH_MAX = 4, 4, 60, 4, 6
-WINDOW_MS, STEP_MS_MAX = 1_000, 300
+STEP_MS_MAX = 300
+WINDOWS_MS = 1_000, 1_500  #: of workers whose settings differ
+ENVELOPES = ENVELOPE_FIELDS, ENVELOPE_FIELDS | {"nonce"}
+BAD_SHARE, TRIMMED_SHARE = 0.1, 0.1
 SEED = "ORDERGATE_TEST_SEED"
 
 KEY = 7  #: of an advisory lock
@@ -57,7 +62,16 @@ CREATE TRIGGER slowly AFTER INSERT ON orders FOR EACH ROW EXECUTE FUNCTION slowl
 CREATE TRIGGER slowly_begun BEFORE INSERT ON orders FOR EACH STATEMENT EXECUTE FUNCTION slowly();
 CREATE TRIGGER slowly AFTER INSERT ON duplicates FOR EACH ROW EXECUTE FUNCTION slowly();
 """
-OUTCOMES = "SELECT entry_id, outcome, original_entry_id FROM outcomes WHERE stream = $1"
+OUTCOMES = """
+SELECT entry_id, outcome, original_entry_id, code, content_hash
+FROM outcomes WHERE stream = $1 ORDER BY entry_id
+"""
+#: Nobody here writes points, so each is owed, or in hand.
+WITHOUT_POINT = """
+SELECT entry_id FROM outcomes WHERE stream = $1
+EXCEPT SELECT entry_id FROM point_backlog WHERE stream = $1
+EXCEPT SELECT unnest(entry_ids) FROM points_in_hand WHERE stream = $1
+"""
 ACCEPTED_TWICE = """
 SELECT a.entry_id, b.entry_id AS again FROM orders a JOIN orders b USING (stream, content_hash)
 WHERE stream = $1 AND a.generation < b.generation
@@ -68,6 +82,13 @@ SELECT d.entry_id FROM duplicates d JOIN orders o USING (content_hash, generatio
 WHERE d.stream = $1
     AND d.entry_at NOT BETWEEN o.entry_at - $2::interval AND o.entry_at + $2::interval
 """
+
+
+class Said(NamedTuple):
+    """What a worker was told, and by which rules it had asked."""
+
+    rules: Rules
+    outcome: Outcome
 
 
 async def test_of_two_workers_that_meet_a_window_that_has_ended_one_begins_the_next(
@@ -116,65 +137,90 @@ async def test_entries_that_several_workers_record_at_once_have_one_outcome_each
 
 async def round_of(place: Place, ledger: Ledger, chance: Random, stream: str) -> None:
     entries = list(made(chance, stream))
-    said: dict[str, list[Outcome]] = defaultdict(list)
+    said: dict[str, list[Said]] = defaultdict(list)
+    all_rules = [Rules(*each) for each in product(WINDOWS_MS, ENVELOPES)]
+    in_use = chance.choice((chance.sample(all_rules, 1), all_rules))
 
     async def work(chance: Random) -> None:
+        rules, owe_points = chance.choice(in_use), chance.choice((True, False))
         todo = entries
         while todo:
             count = chance.randint(1, BATCH_MAX)
             batch, todo = todo[:count], todo[count:]
-            for outcome in await recorded(ledger, stream, decided(chance, batch)):
-                said[outcome.entry.id].append(outcome)
+            decisions = [decided(chance, entry, rules.envelope) for entry in batch]
+            how = partial(ledger.record, rules=rules, owe_points=owe_points, read_after=None)
+            for outcome in await recorded(partial(how, stream, decisions)):
+                said[outcome.entry.id].append(Said(rules, outcome))
 
     async with anyio.create_task_group() as tasks:
         for _ in range(WORKERS):
             tasks.start_soon(work, Random(chance.random()))  # noqa: S311
-    window = timedelta(milliseconds=WINDOW_MS)
-    assert await place.fetch(ACCEPTED_TWICE, stream, window) == []
-    assert await place.fetch(FAR_FROM_ITS_ORIGINAL, stream, window) == []
+    shortest, longest = (timedelta(milliseconds=ms) for ms in WINDOWS_MS)
+    assert await place.fetch(ACCEPTED_TWICE, stream, shortest) == []
+    assert await place.fetch(FAR_FROM_ITS_ORIGINAL, stream, longest) == []
+    assert await place.fetch(WITHOUT_POINT, stream) == []
     rows = await place.fetch(OUTCOMES, stream)
-    assert sorted(row["entry_id"] for row in rows) == sorted(said)
+    assert [row["entry_id"] for row in rows] == sorted(said)
     for row in rows:
         check_said(said[row["entry_id"]], row)
 
 
-async def recorded(ledger: Ledger, stream: str, decisions: Sequence[Decision]) -> list[Outcome]:
+async def recorded(record: Callable[[], Awaitable[Recorded]]) -> list[Outcome]:
     """Record them, again where Postgres ended the call for a deadlock: those who hold the same entries may
     lock them in any order.
     """
     while True:
         with suppress(PostgresUnavailable):
-            found = await ledger.record(
-                stream, decisions, window_ms=WINDOW_MS, owe_points=False, read_after=None
-            )
-            return found.outcomes
+            return (await record()).outcomes
 
 
 def made(chance: Random, stream: str) -> Sequence[Entry]:
-    """Entries of few contents, which follow each other through several windows."""
+    """Entries of few contents, which follow each other through several windows; some are no orders."""
     found: list[Entry] = []
     at_ms = T0_MS
     for _ in range(ENTRIES):
         at_ms += chance.randint(1, STEP_MS_MAX)
-        fields = order(chance.randrange(CONTENTS), account=stream)
+        bad = {"side": "hold"} if chance.random() < BAD_SHARE else {}
+        fields = order(
+            chance.randrange(CONTENTS), account=stream, nonce=str(chance.randrange(2)), **bad
+        )
         found.append(Entry(stream, f"{at_ms}-0", [word for it in fields.items() for word in it]))
     return found
 
 
-def decided(chance: Random, entries: Sequence[Entry]) -> list[Decision]:
-    """Whatever Redis may have said of each."""
-    decisions: list[Decision] = []
-    for entry in entries:
-        found = parse(entry.fields)
-        assert isinstance(found, Order)
-        decisions.append(chance.choice((Insert, Repeat))(entry, found))
-    return decisions
+def decided(chance: Random, entry: Entry, envelope: frozenset[str]) -> Decision:
+    """Whatever Redis may have said of it; or it was trimmed while this worker held it."""
+    if chance.random() < TRIMMED_SHARE:
+        entry = Entry(entry.stream, entry.id, None)
+    found = parse(entry.fields, envelope)
+    if isinstance(found, Malformed):
+        return Reject(entry, found)
+    return chance.choice((Insert, Repeat))(entry, found)
 
 
-def check_said(outcomes: Sequence[Outcome], row: dict[str, Any]) -> None:
+def check_said(said: Sequence[Said], row: dict[str, Any]) -> None:
     """Every worker was told what is on record, and one of them that it was the first."""
-    for outcome in outcomes:
-        assert isinstance(outcome, Accepted | Duplicate), f"{outcome} for {row}"
-        original = outcome.original_id if isinstance(outcome, Duplicate) else None
-        assert (outcome.word, original) == (row["outcome"], row["original_entry_id"])
-    assert [outcome.redelivered for outcome in outcomes].count(False) == 1
+    known = [outcome for _, outcome in said if not isinstance(outcome, Kept)]
+    for outcome in known:
+        told = outcome.original_id if isinstance(outcome, Duplicate) else None
+        code = outcome.malformed.code if isinstance(outcome, Rejected) else None
+        on_record = row["outcome"], row["original_entry_id"], row["code"]
+        assert (outcome.word, told, code) == on_record, f"{outcome} for {row}"
+    assert [outcome.redelivered for outcome in known].count(False) == 1
+    for rules, outcome in said:
+        if isinstance(outcome, Kept):
+            check_kept(rules, outcome, row)
+
+
+def check_kept(rules: Rules, kept: Kept, row: dict[str, Any]) -> None:
+    """Another was first, who had not the same of this entry: its fields and not, or another envelope.
+
+    Where it is on record as trimmed this is not final: with fields it may be a later entry.
+    """
+    trimmed = row["code"] == "trimmed"
+    assert kept.final != trimmed
+    found = parse(kept.entry.fields, rules.envelope)
+    if isinstance(found, Order) and not trimmed:
+        assert found.content_hash != row["content_hash"], f"{kept} for {row}"
+    else:
+        assert (kept.entry.fields is None) != trimmed, f"{kept} for {row}"

@@ -14,8 +14,8 @@ from tests.isolation import Place
 from tests.orders import T0_MS, order
 from tests.record import until
 from worker.decide import Decision, Reject, decide
-from worker.ledger import Ledger
-from worker.order import Malformed, parse
+from worker.ledger import Ledger, Rules
+from worker.order import ENVELOPE_FIELDS, Malformed, parse
 
 pytestmark = pytest.mark.anyio
 
@@ -130,9 +130,8 @@ async def write(
     ledger: Ledger, place: Place, batch: Sequence[Decision], window_ms: int = WINDOW_MS
 ) -> None:
     """Record a batch, its points owed."""
-    await ledger.record(
-        place.stream, batch, window_ms=window_ms, owe_points=True, read_after=ledger.as_of
-    )
+    rules = Rules(window_ms, ENVELOPE_FIELDS)
+    await ledger.record(place.stream, batch, rules=rules, owe_points=True, read_after=ledger.as_of)
 
 
 def decision(place: Place, n: int) -> Decision:

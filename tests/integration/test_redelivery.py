@@ -13,6 +13,7 @@ from tests.isolation import Place
 from tests.orders import ids, order
 from tests.record import (
     Tally,
+    audit_of,
     check,
     dead_letters,
     everything,
@@ -203,6 +204,43 @@ async def test_a_pending_entry_that_is_gone_from_the_stream_is_rejected_as_trimm
     assert len(await dead_letters(place)) == 2
 
 
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"WORKER_ENVELOPE_FIELDS": "order_id,nonce"},
+        {"WORKER_DEDUPE_WINDOW": "1s"},
+        {"WORKER_DEDUPE_WINDOW": "48h"},
+    ],
+    ids=["another envelope", "a shorter window", "a longer window"],
+)
+async def test_entries_that_come_again_by_other_rules_keep_their_outcomes(
+    place: Place, rules: dict[str, str]
+) -> None:
+    noted = [order(1, nonce=nonce) for nonce in ("1", "2", "1", "2", "1", "3")]
+    sent = [*noted, order(2), MALFORMED]
+    await place.publish(
+        sent, ids(0, 10, 500, 5_000, 90_000_000, 90_000_001, 90_000_002, 90_000_003)
+    )
+    await drain(place)
+    before = await everything(place)
+    for renewed in (place.having(**rules), place):
+        await group_destroyed(place)
+        await drain(renewed.having(WORKER_BATCH_SIZE="3"))
+        assert await everything(place) == before
+        assert (await audit_of(place)).differences == {}
+
+
+async def test_new_entries_go_by_the_new_rules(place: Place) -> None:
+    await place.publish([order(1, nonce="1"), order(1, nonce="2")])
+    await drain(place)
+    renewed = place.having(WORKER_ENVELOPE_FIELDS="order_id,nonce")
+    sent = await place.publish([order(1, nonce="1"), order(1, nonce="2"), order(1, nonce="3")])
+    await drain(renewed)
+    rows = await place.fetch("SELECT outcome, original_entry_id FROM outcomes ORDER BY entry_id")
+    told = [(row["outcome"], row["original_entry_id"]) for row in rows[2:]]
+    assert told == [("accepted", None), ("duplicate", sent[0]), ("duplicate", sent[0])]
+
+
 async def test_a_trimmed_entry_that_is_on_record_keeps_its_outcome(place: Place) -> None:
     await place.publish([order(1), order(1), order(2), MALFORMED])
     await drain(place)
@@ -216,8 +254,9 @@ async def test_a_trimmed_entry_that_is_on_record_keeps_its_outcome(place: Place)
 
 
 @pytest.mark.parametrize("numbers", [range(2, 3), range(2, 4)])
+@pytest.mark.parametrize("rules", [{}, {"WORKER_ENVELOPE_FIELDS": "order_id,nonce"}])
 async def test_an_id_given_again_to_another_order_loses_neither(
-    place: Place, numbers: range
+    place: Place, numbers: range, rules: dict[str, str]
 ) -> None:
     """A Redis that lost its data gives ids anew; Postgres still holds the first order of that id."""
     at = ids(0, 1)
@@ -225,7 +264,7 @@ async def test_an_id_given_again_to_another_order_loses_neither(
     await drain(place)
     await place.redis.flushdb()
     await place.publish([order(n) for n in numbers], at[: len(numbers)])
-    await drain(place)
+    await drain(place.having(**rules))
     rows = await place.fetch("SELECT entry_id FROM orders ORDER BY quantity")
     assert [row["entry_id"] for row in rows] == [*at, *at[: len(numbers)]]
 

@@ -17,12 +17,13 @@ from tests.orders import ids, order, parsed
 from tests.record import check_points, dead_letters, points_paid, recording, until
 from tests.workers import Workers, drain, impatient, working
 from worker.decide import Insert, Reject
-from worker.ledger import Ledger
-from worker.order import Malformed
+from worker.ledger import Ledger, Rules
+from worker.order import ENVELOPE_FIELDS, Malformed
 from worker.outcome import Accepted, Kept, Outcome, Rejected
 
 pytestmark = pytest.mark.anyio
 
+RULES = Rules(1000, ENVELOPE_FIELDS)
 TRIMMED = ("rejected", "trimmed")
 ACCEPTED = ("accepted", None)
 NO_ORDER = {"order_id": "A-1", "side": "hold"}
@@ -150,6 +151,7 @@ INSERT INTO orders (content_hash, generation, stream, entry_id, entry_at, order_
     quantity, time_in_force, recorded_at)
 VALUES ($1, 0, 's', '1-1', now(), 'o', 'S', 'buy', 'market', 1, 'gtc', now())
 """
+RECORD_NOTHING = "SELECT FROM record_outcomes($1, '1s', $2, '{}', '{}', false, null, '{}')"
 HOLD_REJECTION = """
 INSERT INTO rejections (stream, entry_id, entry_at, code, reason, fields, recorded_at)
 VALUES ($1, $2, now(), 'x', '', '{}', now())
@@ -161,7 +163,7 @@ async def race(
 ) -> list[list[Outcome]]:
     """Record two decisions on one entry at once: the first stands still in the midst of its transaction."""
     read_after: datetime | None = ledger.as_of
-    record = partial(ledger.record, place.stream, window_ms=1000, owe_points=False)
+    record = partial(ledger.record, place.stream, rules=RULES, owe_points=False)
     found: dict[int, list[Outcome]] = {}
 
     async def run(n: int, decision: Insert | Reject) -> None:
@@ -215,17 +217,16 @@ async def test_an_entry_recorded_while_another_worker_finds_it_trimmed_is_reject
 async def test_batches_without_trimmed_entries_do_not_wait_for_each_other(
     place: Place, ledger: Ledger
 ) -> None:
+    await place.fetch(RECORD_NOTHING, place.stream, sorted(RULES.envelope))  # the first goes alone
     async with place.connected() as connection:
         held = connection.transaction()
         await held.start()
-        await connection.execute(
-            "SELECT * FROM record_outcomes($1, '1s', '{}', '{}', false, null, '{}')", place.stream
-        )
+        await connection.execute(RECORD_NOTHING, place.stream, sorted(RULES.envelope))
         with anyio.fail_after(10):
             [outcome], _ = await ledger.record(
                 place.stream,
                 [with_fields(place)],
-                window_ms=1000,
+                rules=RULES,
                 owe_points=False,
                 read_after=None,
             )

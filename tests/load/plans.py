@@ -20,9 +20,9 @@ import anyio
 from streams.entry import Entry
 from tests.load.loads import DUPLICATES_SHARE, Load
 from worker.decide import Claim, Decision, decide
-from worker.ledger import Ledger
+from worker.ledger import Ledger, Rules
 from worker.migrate import migrate
-from worker.order import Malformed, Order, parse
+from worker.order import ENVELOPE_FIELDS, Malformed, Order, parse
 from worker.postgres import Connection
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "database" / "plans.md"
@@ -144,10 +144,8 @@ def _divided(text: str) -> tuple[str, str]:
 
 
 async def _record(ledger: Ledger, batch: list[Decision], *, owe_points: bool) -> None:
-    window_ms = int(WINDOW.total_seconds() * 1000)
-    await ledger.record(
-        STREAM, batch, window_ms=window_ms, owe_points=owe_points, read_after=ledger.as_of
-    )
+    rules = Rules(int(WINDOW.total_seconds() * 1000), ENVELOPE_FIELDS)
+    await ledger.record(STREAM, batch, rules=rules, owe_points=owe_points, read_after=ledger.as_of)
 
 
 if __name__ == "__main__":

@@ -111,6 +111,17 @@ CREATE TABLE points_in_hand (
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 COMMENT ON TABLE points_in_hand IS 'batches on record whose points a worker is about to write';
 
+-- By which rules a stream's entries are recorded now, and how far it had come when these began.
+CREATE TABLE rules (
+    stream          text COLLATE "C" NOT NULL,
+    dedupe_window   interval    NOT NULL,
+    envelope        text[]      NOT NULL,
+    since           timestamptz NOT NULL,
+    newest_entry_id text COLLATE "C",
+    CONSTRAINT rules_pkey PRIMARY KEY (stream)
+);
+COMMENT ON COLUMN rules.newest_entry_id IS 'the last id, as bytes, of the orders and duplicates on record before';
+
 -- Which dead letter an entry comes from. Redis knows it, too, and may lose it.
 CREATE TABLE replays (
     stream      text COLLATE "C" NOT NULL,

@@ -118,19 +118,62 @@ END
 $$;
 
 -- Batches of a stream go beside each other, but one with trimmed entries goes alone: of two workers that hold
--- an entry, one with its fields and one without, the second sees what the first has recorded. Gives the time
--- behind the lock: later than every trimmed entry that can be seen from there.
-CREATE FUNCTION enter_stream(p_stream text, p_alone boolean) RETURNS timestamptz LANGUAGE plpgsql AS $$
+-- an entry, one with its fields and one without, the second sees what the first has recorded. So does the first
+-- batch by other rules than before, for these may give an entry that two workers hold two outcomes. An error
+-- gives the shared lock back: two who kept it and wanted it alone would wait for each other.
+CREATE FUNCTION enter_stream(
+    p_stream text, p_window interval, p_envelope text[], p_alone boolean
+) RETURNS rules LANGUAGE plpgsql AS $$
 DECLARE
     v_key bigint := hashtextextended(current_schema() || ' ' || p_stream, 0);
+    v_rules rules;
 BEGIN
-    IF p_alone THEN
-        PERFORM pg_advisory_xact_lock(v_key);
-    ELSE
-        PERFORM pg_advisory_xact_lock_shared(v_key);
+    IF NOT p_alone THEN
+        BEGIN
+            PERFORM pg_advisory_xact_lock_shared(v_key);
+            SELECT * INTO STRICT v_rules FROM rules
+            WHERE stream = p_stream AND dedupe_window = p_window AND envelope = p_envelope;
+            RETURN v_rules;
+        EXCEPTION WHEN no_data_found THEN
+        END;
     END IF;
-    RETURN clock_timestamp();
+    PERFORM pg_advisory_xact_lock(v_key);
+    INSERT INTO rules AS r (stream, dedupe_window, envelope, since, newest_entry_id)
+    SELECT p_stream, p_window, p_envelope, clock_timestamp(), greatest(
+        (SELECT max(entry_id) FROM orders WHERE stream = p_stream),
+        (SELECT max(entry_id) FROM duplicates WHERE stream = p_stream))
+    ON CONFLICT (stream) DO UPDATE SET dedupe_window = excluded.dedupe_window,
+        envelope = excluded.envelope, since = excluded.since, newest_entry_id = excluded.newest_entry_id
+    WHERE (r.dedupe_window, r.envelope) IS DISTINCT FROM (p_window, p_envelope);
+    SELECT * INTO v_rules FROM rules WHERE stream = p_stream;
+    RETURN v_rules;
 END
+$$;
+
+-- The entries that are on record as accepted or as duplicates, and had another content hash by the rules of then:
+-- all that was sent is the same. Another order that was given their id is none of them.
+CREATE FUNCTION recorded_otherwise(p_stream text, p_orders order_entry[]) RETURNS text[]
+LANGUAGE sql STABLE AS $$
+    SELECT coalesce(array_agg(e.entry_id), '{}')
+    FROM unnest(p_orders) e
+    WHERE EXISTS (
+        SELECT FROM (
+            SELECT o.content_hash, o.order_id, o.extra, o.account, o.symbol, o.side, o.type, o.quantity,
+                o.price, o.stop_price, o.time_in_force, o.expire_at
+            FROM orders o WHERE o.stream = p_stream AND o.entry_id = e.entry_id
+            UNION ALL
+            SELECT d.content_hash, d.order_id, d.extra, o.account, o.symbol, o.side, o.type, o.quantity,
+                o.price, o.stop_price, o.time_in_force, o.expire_at
+            FROM duplicates d JOIN orders o USING (content_hash, generation)
+            WHERE d.stream = p_stream AND d.entry_id = e.entry_id
+            OFFSET 0
+        ) r
+        WHERE r.content_hash <> e.content_hash
+            AND (r.order_id, r.extra, r.account, r.symbol, r.side, r.type, r.quantity, r.price, r.stop_price,
+                r.time_in_force, r.expire_at)
+            IS NOT DISTINCT FROM (e.order_id, e.extra::jsonb, e.account, e.symbol, e.side, e.type,
+                e.quantity::numeric, e.price::numeric, e.stop_price::numeric, e.time_in_force,
+                e.expire_at::timestamptz))
 $$;
 
 -- The entries with fields that are on record as trimmed after an instant, and not as what they are.
@@ -166,8 +209,8 @@ $$;
 -- For a batch of one order a statement costs more than what it does, so those that seldom have anything to do
 -- are asked for first.
 CREATE FUNCTION record_outcomes(
-    p_stream text, p_window interval, p_orders order_entry[], p_rejections rejected_entry[],
-    p_owe_points boolean, p_read_after timestamptz, p_written bigint[],
+    p_stream text, p_window interval, p_envelope text[], p_orders order_entry[],
+    p_rejections rejected_entry[], p_owe_points boolean, p_read_after timestamptz, p_written bigint[],
     OUT accepted text[], OUT others recorded_entry[], OUT as_of timestamptz, OUT in_hand bigint
 ) LANGUAGE plpgsql
 SET enable_seqscan = off
@@ -176,15 +219,18 @@ AS $$
 DECLARE
     v_read_after timestamptz := coalesce(p_read_after, '-infinity');
     v_alone boolean := false;
+    v_rules rules;
     v_now timestamptz;
     v_order record;
     v_rejected text[];
+    v_kept text[];
     v_trimmed text[] := '{}';
 BEGIN
     IF cardinality(p_rejections) > 0 THEN
         v_alone := EXISTS (SELECT FROM unnest(p_rejections) e WHERE e.code = 'trimmed');
     END IF;
-    v_now := enter_stream(p_stream, v_alone);
+    v_rules := enter_stream(p_stream, p_window, p_envelope, v_alone);
+    v_now := clock_timestamp();  -- behind the lock: later than every trimmed entry that can be seen from here
     as_of := v_now;
 
     IF p_owe_points THEN
@@ -207,6 +253,14 @@ BEGIN
         v_trimmed := trimmed_since(p_stream, v_read_after, p_orders, p_rejections);
         p_orders := ARRAY(SELECT e FROM unnest(p_orders) e WHERE e.entry_id <> ALL (v_trimmed));
         p_rejections := ARRAY(SELECT e FROM unnest(p_rejections) e WHERE e.entry_id <> ALL (v_trimmed));
+    END IF;
+
+    -- Entries of before the rules changed that come again. They keep their outcome.
+    IF v_rules.newest_entry_id IS NOT NULL THEN
+        IF v_rules.newest_entry_id >= (SELECT min(e.entry_id COLLATE "C") FROM unnest(p_orders) e) THEN
+            v_kept := recorded_otherwise(p_stream, p_orders);
+            p_orders := ARRAY(SELECT e FROM unnest(p_orders) e WHERE e.entry_id <> ALL (v_kept));
+        END IF;
     END IF;
 
     -- 1. Orders that nobody is known to have, the first of each content in this batch.

@@ -54,7 +54,7 @@ def stream_commands(stream: str, group: str) -> list[Command]:
 def claim_commands(stream: str) -> list[Command]:
     """What a worker does with claims."""
     key = f"idempotency:order:{{{stream}}}:{'0' * 64}"
-    return [("SET", key, "held", "NX", "EX", "1"), ("GET", key), *SCRIPTS]
+    return [("SET", key, "held", "NX", "EX", "1"), ("GET", key), ("DEL", key), *SCRIPTS]
 
 
 SCRIPTS: list[Command] = [

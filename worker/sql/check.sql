@@ -34,7 +34,7 @@ FROM (VALUES ('orders', 'SELECT'), ('orders', 'INSERT'), ('duplicates', 'SELECT'
     ('rejections', 'SELECT'), ('rejections', 'INSERT'), ('point_backlog', 'SELECT'), ('point_backlog', 'INSERT'),
     ('point_backlog', 'UPDATE'), ('point_backlog', 'DELETE'), ('points_in_hand', 'SELECT'),
     ('points_in_hand', 'INSERT'), ('points_in_hand', 'UPDATE'), ('points_in_hand', 'DELETE'),
-    ('schema_migrations', 'SELECT')
+    ('rules', 'SELECT'), ('rules', 'INSERT'), ('rules', 'UPDATE'), ('schema_migrations', 'SELECT')
 ) AS needed (relation, privilege)
 WHERE NOT has_table_privilege(to_regclass(needed.relation), needed.privilege)
 UNION ALL
