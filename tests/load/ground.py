@@ -19,14 +19,16 @@ import anyio
 import asyncpg
 from redis.asyncio import Redis
 
-from streams.connection import call
-from streams.producer import Producer, connect
+from streams.connection import call, connect
+from streams.producer import Producer
 from tests.influxdb_server import InfluxServer
 from worker.embedded import PostgresServer, RedisServer
 
 STREAM, GROUP, BUCKET = "orders", "order-workers", "bench"
 CHUNK = 10_000  #: orders made and published at once
 TICKS_S = os.sysconf("SC_CLK_TCK")
+#: Some gigabytes at once keep the disk busy, and Redis with it: it waits for its log.
+PUBLISHING_MS_MAX = 120_000
 POSTGRES = ("postgres",)
 REDIS = ("redis-server", "valkey-server")
 #: Rewriting the log of an earlier measurement must not fall into this one.
@@ -127,7 +129,7 @@ async def ground(*, influx: bool = False) -> AsyncGenerator[Ground]:
     """
     with _servers() as (redis_url, database_url, directory), ExitStack() as stack:
         influxdb = stack.enter_context(_influxdb()) if influx else None
-        redis = connect(redis_url)
+        redis = connect(redis_url, timeout_ms=PUBLISHING_MS_MAX)
         connecting = cast("Any", asyncpg.connect(database_url, server_settings={"timezone": "UTC"}))
         postgres = cast("asyncpg.Connection", await connecting)
         try:
