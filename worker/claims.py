@@ -91,7 +91,7 @@ class Claims:
     async def correct(
         self, outcomes: Sequence[Outcome], claims: Mapping[bytes, Claim]
     ) -> str | None:
-        """Let claims name the originals that Postgres has, where they do not.
+        """Let claims name the originals that Postgres has, where they do not; remove those it has nothing of.
 
         Gives the first error that Redis met on the way; those claims are left as they are.
 

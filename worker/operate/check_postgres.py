@@ -7,8 +7,10 @@ from typing import Any
 from worker.errors import SchemaMismatch
 from worker.ledger import Ledger, queries
 from worker.migrate import check_schema
+from worker.operate.command import human
 from worker.operate.figures import PointFigures, points_owed
 from worker.operate.finding import Finding, clock, fail, ok, warn
+from worker.operate.output import printable
 from worker.postgres import Connection
 from worker.settings import Settings
 
@@ -42,6 +44,9 @@ async def look_at_postgres(ledger: Ledger, settings: Settings) -> AsyncGenerator
         yield _index(await connection.fetchrow(SQL["deciding_index"]))
         lacking = [row["lacking"] for row in await connection.fetch(SQL["lacking_rights"])]
         yield _rights(lacking, schema, server["role"])
+        if not lacking:
+            for row in await connection.fetch(SQL["rules"], settings.streams):
+                yield _rules(row, settings)
     for stream, points in (await points_owed(ledger, settings.streams)).items():
         yield _points(f"points of {stream}", points)
 
@@ -129,6 +134,23 @@ def _rights(lacking: list[str], schema: str, role: str) -> Finding:
     says, do = f"lacking: {', '.join(lacking)}", "as the owner of the schema, grant them"
     grant = f'GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO "{role}"'
     return fail("rights", says, do, f"psql -c '{grant}'")
+
+
+def _rules(row: Mapping[str, Any], settings: Settings) -> Finding:
+    """By which settings a stream is recorded, and whether ours are the same."""
+    what, since = f"rules of {row['stream']}", f"since {row['since']:%Y-%m-%d %H:%M:%S} UTC"
+    differs: list[str] = []
+    if row["window_ms"] != settings.dedupe_window_ms:
+        differs.append(f"WORKER_DEDUPE_WINDOW {human(row['window_ms'])}")
+    if row["envelope"] != sorted(settings.envelope_fields):
+        differs.append(f"WORKER_ENVELOPE_FIELDS {','.join(row['envelope'])}")
+    if not differs:
+        return ok(what, f"the window and envelope set here, {since}")
+    return warn(
+        what,
+        f"others than set here, {since}: {printable(' and '.join(differs), 300)}",
+        "give all workers of a stream the same; what is on record stays, and what comes goes by the new ones",
+    )
 
 
 def _points(what: str, points: PointFigures) -> Finding:

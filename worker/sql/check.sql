@@ -27,6 +27,11 @@ SELECT i.indisunique AND i.indimmediate AS is_unique,
         JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.number) AS columns
 FROM pg_index i WHERE i.indrelid = to_regclass('orders') AND i.indisprimary;
 
+-- name: rules
+-- By which rules streams are recorded.  $1 streams
+SELECT stream, (extract(epoch FROM dedupe_window) * 1000)::bigint AS window_ms, envelope, since
+FROM rules WHERE stream = ANY ($1::text[]) ORDER BY stream;
+
 -- name: lacking_rights
 -- What the worker's role may not do and must.
 SELECT needed.privilege || ' on ' || needed.relation AS lacking

@@ -358,6 +358,22 @@ async def test_rights_that_the_role_lacks_are_named_and_the_command_grants_them(
         await drain(lesser)  # and it suffices
 
 
+async def test_settings_by_which_a_stream_is_not_recorded_are_told(place: Place, ask: Ask) -> None:
+    what = "Postgres", f"rules of {place.stream}"
+    assert what not in await checked(ask, place)
+    await place.publish(orders(range(3)))
+    await drain(place)
+    (found,) = (await checked(ask, place))[what]
+    assert (found.level, "set here" in found.says) == ("ok", True)
+    for name, value, was in (
+        ("WORKER_DEDUPE_WINDOW", "90m", "24 h"),
+        ("WORKER_ENVELOPE_FIELDS", "order_id,nonce", "client_order_id,order_id,"),
+    ):
+        (found,) = (await checked(ask, place.having(**{name: value})))[what]
+        assert found.level == "warn"
+        assert f"{name} {was}" in found.says
+
+
 # --- streams, workers, settings ---
 
 
