@@ -6,6 +6,7 @@ journal, the product's own audit, or somebody who looks at the servers between a
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
+from random import SystemRandom
 from typing import Any
 
 import anyio
@@ -28,8 +29,9 @@ from tests.chaos.scenarios import (
     Stage,
 )
 from tests.chaos.sweep import NONE, Run, Stages, lived, points_of
+from tests.interleaved import interleave
 from tests.isolation import Place
-from tests.orders import orders
+from tests.orders import order, orders
 from tests.record import (
     Entries,
     Tally,
@@ -345,6 +347,27 @@ class Victims(FaultyIO):
             raise
 
 
+async def interleavings(on: Stages) -> None:
+    """Workers, their settings different in some rounds, record the same entries at once."""
+    async with on.taken() as stage:
+        await interleave(await stage.empty(), seed=str(SystemRandom().getrandbits(32)), rounds=6)
+
+
+async def other_rules(on: Stages) -> None:
+    """Redis has lost the group, and the worker that reads all again has another envelope."""
+    async with on.taken() as stage:
+        place = await stage.empty()
+        await place.publish([order(1, nonce=nonce) for nonce in ("1", "2", "1")])
+        await _lives(place)
+        before = await place.fetch(TOLD)
+        await place.command("XGROUP", "DESTROY", place.stream, place.settings.group)
+        await _lives(place.having(WORKER_ENVELOPE_FIELDS="order_id,nonce"))
+        assert await place.fetch(TOLD) == before
+
+
+TOLD = "SELECT entry_id, outcome, original_entry_id FROM outcomes ORDER BY entry_id, outcome"
+
+
 # --- producers ---
 
 
@@ -425,6 +448,8 @@ WORKERS: dict[str, Technique] = {
     "audit": audit,
     "pairs of faults": pairs_of_faults,
     "single faults": single_faults,
+    "other rules": other_rules,
+    "interleavings": interleavings,
 }
 PRODUCERS: dict[str, Technique] = {
     "producer's journal": producers_journal,

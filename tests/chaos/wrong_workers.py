@@ -408,6 +408,16 @@ def _ms(entry_id: str) -> str:
     return entry_id.partition("-")[0]
 
 
+@_wrong(
+    "takes no notice of changed rules",
+    {
+        "enter_stream(p_stream, p_window, p_envelope, v_alone)": "enter_stream(p_stream, '0', '{}', v_alone)"
+    },
+)
+def knows_one_set_of_rules() -> AbstractContextManager[object]:
+    return nullcontext()
+
+
 # --- how it reads ---
 
 
