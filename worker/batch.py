@@ -167,10 +167,10 @@ async def _claim(
     io: Connections, entries: Sequence[Entry], parsed: Sequence[Order | Malformed]
 ) -> Mapping[bytes, Claim]:
     """The claims that are known, by content hash; none where Redis does not answer, for Postgres decides."""
-    ids = [entry.id for entry, found in zip(entries, parsed, strict=True) if type(found) is Order]
-    hashes = [found.content_hash for found in parsed if type(found) is Order]
     if not io.servers.claims.due:
         return NO_CLAIMS
+    ids = [entry.id for entry, found in zip(entries, parsed, strict=True) if type(found) is Order]
+    hashes = [found.content_hash for found in parsed if type(found) is Order]
     try:
         claims = await io.claims.claim(ids, hashes)
     except RedisUnavailable as error:

@@ -163,7 +163,7 @@ async def test_a_redis_of_the_claims_need_let_a_worker_at_nothing_else(
     async with connect(own_redis.url, timeout_ms=5_000) as admin:
         rules = "on", ">pw", "~idempotency:*", "+@all"
         await call(admin, "ACL", "SETUSER", "claims", *rules)
-        await admin.set(claim_key(place, content_hash(order(1))), "nobody", ex=600)
+    await forge_claim(place.having(DEDUPE_REDIS_URL=own_redis.url), order(1), "nobody")
     place = place.having(DEDUPE_REDIS_URL=own_redis.url.replace("://", "://claims:pw@"))
     async with working(place) as events:
         await place.publish([order(1), order(2), order(1)])

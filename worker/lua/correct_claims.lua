@@ -1,4 +1,5 @@
--- Let claims name the originals that Postgres has, and remove those of nothing that it has. Returns the first error met on the way, or false.
+-- Let claims name the originals that Postgres has, and remove those of nothing that it has. Returns the first
+-- error met on the way, or false.
 -- Why Lua: one round trip for a whole batch. Claims are hints: when memory is full they are skipped.
 -- KEYS the claims  ARGV 1 seconds to live, 2.. the entry for each, '' for none
 local failure = false

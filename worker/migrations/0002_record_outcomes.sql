@@ -120,20 +120,21 @@ $$;
 -- Batches of a stream go beside each other, but one with trimmed entries goes alone: of two workers that hold
 -- an entry, one with its fields and one without, the second sees what the first has recorded. So does the first
 -- batch by other rules than before, for these may give an entry that two workers hold two outcomes. An error
--- gives the shared lock back: two who kept it and wanted it alone would wait for each other.
+-- gives the shared lock back: two who kept it and wanted it alone would wait for each other. Gives the last id on
+-- record before these rules, null for none.
 CREATE FUNCTION enter_stream(
     p_stream text, p_window interval, p_envelope text[], p_alone boolean
-) RETURNS rules LANGUAGE plpgsql AS $$
+) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
     v_key bigint := hashtextextended(current_schema() || ' ' || p_stream, 0);
-    v_rules rules;
+    v_newest text;
 BEGIN
     IF NOT p_alone THEN
         BEGIN
             PERFORM pg_advisory_xact_lock_shared(v_key);
-            SELECT * INTO STRICT v_rules FROM rules
+            SELECT newest_entry_id INTO STRICT v_newest FROM rules
             WHERE stream = p_stream AND dedupe_window = p_window AND envelope = p_envelope;
-            RETURN v_rules;
+            RETURN v_newest;
         EXCEPTION WHEN no_data_found THEN
         END;
     END IF;
@@ -145,8 +146,7 @@ BEGIN
     ON CONFLICT (stream) DO UPDATE SET dedupe_window = excluded.dedupe_window,
         envelope = excluded.envelope, since = excluded.since, newest_entry_id = excluded.newest_entry_id
     WHERE (r.dedupe_window, r.envelope) IS DISTINCT FROM (p_window, p_envelope);
-    SELECT * INTO v_rules FROM rules WHERE stream = p_stream;
-    RETURN v_rules;
+    RETURN (SELECT newest_entry_id FROM rules WHERE stream = p_stream);
 END
 $$;
 
@@ -219,7 +219,7 @@ AS $$
 DECLARE
     v_read_after timestamptz := coalesce(p_read_after, '-infinity');
     v_alone boolean := false;
-    v_rules rules;
+    v_newest text COLLATE "C";
     v_now timestamptz;
     v_order record;
     v_rejected text[];
@@ -229,7 +229,7 @@ BEGIN
     IF cardinality(p_rejections) > 0 THEN
         v_alone := EXISTS (SELECT FROM unnest(p_rejections) e WHERE e.code = 'trimmed');
     END IF;
-    v_rules := enter_stream(p_stream, p_window, p_envelope, v_alone);
+    v_newest := enter_stream(p_stream, p_window, p_envelope, v_alone);
     v_now := clock_timestamp();  -- behind the lock: later than every trimmed entry that can be seen from here
     as_of := v_now;
 
@@ -255,9 +255,10 @@ BEGIN
         p_rejections := ARRAY(SELECT e FROM unnest(p_rejections) e WHERE e.entry_id <> ALL (v_trimmed));
     END IF;
 
-    -- Entries of before the rules changed that come again. They keep their outcome.
-    IF v_rules.newest_entry_id IS NOT NULL THEN
-        IF v_rules.newest_entry_id >= (SELECT min(e.entry_id COLLATE "C") FROM unnest(p_orders) e) THEN
+    -- Entries of before the rules changed that come again. They keep their outcome. Two conditions, for one with a
+    -- subquery is a statement, and most streams have had no other rules.
+    IF v_newest IS NOT NULL THEN
+        IF v_newest >= (SELECT min(e.entry_id COLLATE "C") FROM unnest(p_orders) e) THEN
             v_kept := recorded_otherwise(p_stream, p_orders);
             p_orders := ARRAY(SELECT e FROM unnest(p_orders) e WHERE e.entry_id <> ALL (v_kept));
         END IF;
