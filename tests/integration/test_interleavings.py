@@ -26,11 +26,11 @@ BEGUN = "SELECT FROM orders WHERE generation > 0"
 async def test_of_two_workers_that_meet_a_window_that_has_ended_one_begins_the_next(
     place: Place,
 ) -> None:
-    place = place.having(WORKER_DEDUPE_WINDOW="1s", WORKER_BATCHES_IN_FLIGHT="1")
-    at = ids(0, 10_000, 10_012)
+    place = place.having(WORKER_DEDUPE_WINDOW="60s", WORKER_BATCHES_IN_FLIGHT="1")
+    at = ids(0, 100_000, 100_012)
     await place.publish([order(1)], at[:1])
     await drain(place)
-    wait = f"PERFORM pg_advisory_xact_lock({KEY}) WHERE p_at = to_timestamp({T0_MS // 1000 + 10})"
+    wait = f"PERFORM pg_advisory_xact_lock({KEY}) WHERE p_at = to_timestamp({T0_MS // 1000 + 100})"
     await place.postgres.execute(BEHIND_THE_LOOK.format(statement=wait))
 
     async def holds(query: str) -> bool:
