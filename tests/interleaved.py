@@ -1,8 +1,8 @@
 """Workers that record the same contents, or the same entries, at once, and what must come of it.
 
 A worker that stalls and wakes holds what another has taken over. Repeats of one content lie in several
-windows here, some entries are no orders, some are trimmed while a worker holds them, and the workers'
-settings differ, so that all ways of `record_outcomes` meet each other.
+windows here, some entries are no orders, some are trimmed while a worker holds them, some given up by one of
+them, and the workers' settings differ, so that all ways of `record_outcomes` meet each other.
 """
 
 from collections import defaultdict
@@ -19,17 +19,18 @@ import anyio
 from streams.entry import Entry
 from tests.isolation import Place
 from tests.orders import T0_MS, order
+from worker.batch import GIVEN_UP
 from worker.decide import Decision, Insert, Reject, Repeat
 from worker.errors import PostgresUnavailable
 from worker.ledger import Ledger, Recorded, Rules
-from worker.order import ENVELOPE_FIELDS, Malformed, Order, parse
+from worker.order import ENVELOPE_FIELDS, Malformed, parse
 from worker.outcome import Duplicate, Kept, Outcome, Rejected
 
 WORKERS, ENTRIES, CONTENTS, BATCH_MAX = 4, 60, 4, 6
 STEP_MS_MAX = 300
 WINDOWS_MS = 1_000, 1_500  #: of workers whose settings differ
 ENVELOPES = ENVELOPE_FIELDS, ENVELOPE_FIELDS | {"nonce"}
-BAD_SHARE, TRIMMED_SHARE = 0.1, 0.1
+BAD_SHARE, TRIMMED_SHARE, GIVEN_UP_SHARE = 0.1, 0.1, 0.1
 
 #: What a worker does once it has looked for the original of an entry at an instant, `p_at`.
 BEHIND_THE_LOOK = """
@@ -80,9 +81,10 @@ WHERE d.stream = $1
 
 
 class Said(NamedTuple):
-    """What a worker was told, and by which rules it had asked."""
+    """What a worker was told, what it had asked for, and by which rules."""
 
     rules: Rules
+    decision: Decision
     outcome: Outcome
 
 
@@ -137,8 +139,9 @@ async def _round(
             batch, todo = todo[:count], todo[count:]
             decisions = [_decided(chance, entry, rules.envelope) for entry in batch]
             how = partial(ledger.record, rules=rules, owe_points=owe_points, read_after=None)
-            for outcome in await _recorded(partial(how, stream, decisions)):
-                said[outcome.entry.id].append(Said(rules, outcome))
+            outcomes = await _recorded(partial(how, stream, decisions))
+            for decision, outcome in zip(decisions, outcomes, strict=True):
+                said[outcome.entry.id].append(Said(rules, decision, outcome))
 
     async with anyio.create_task_group() as tasks:
         for _ in range(WORKERS):
@@ -177,7 +180,9 @@ def _made(chance: Random, stream: str) -> Sequence[Entry]:
 
 
 def _decided(chance: Random, entry: Entry, envelope: frozenset[str]) -> Decision:
-    """Whatever Redis may have said of it; or it was trimmed while this worker held it."""
+    """Whatever Redis may have said of it; or it was given up, or trimmed while this worker held it."""
+    if chance.random() < GIVEN_UP_SHARE:
+        return Reject(entry, GIVEN_UP)
     if chance.random() < TRIMMED_SHARE:
         entry = Entry(entry.stream, entry.id, None)
     found = parse(entry.fields, envelope)
@@ -188,27 +193,31 @@ def _decided(chance: Random, entry: Entry, envelope: frozenset[str]) -> Decision
 
 def _check_said(said: Sequence[Said], row: dict[str, Any]) -> None:
     """Every worker was told what is on record, and one of them that it was the first."""
-    known = [outcome for _, outcome in said if not isinstance(outcome, Kept)]
+    known = [each.outcome for each in said if not isinstance(each.outcome, Kept)]
     for outcome in known:
         told = outcome.original_id if isinstance(outcome, Duplicate) else None
         code = outcome.malformed.code if isinstance(outcome, Rejected) else None
         on_record = row["outcome"], row["original_entry_id"], row["code"]
         assert (outcome.word, told, code) == on_record, f"{outcome} for {row}"
     assert [outcome.redelivered for outcome in known].count(False) == 1
-    for rules, outcome in said:
-        if isinstance(outcome, Kept):
-            _check_kept(rules, outcome, row)
+    for each in said:
+        if isinstance(each.outcome, Kept):
+            _check_kept(each, row)
 
 
-def _check_kept(rules: Rules, kept: Kept, row: dict[str, Any]) -> None:
-    """Another was first, who had not the same of this entry: its fields and not, or another envelope.
+def _check_kept(said: Said, row: dict[str, Any]) -> None:
+    """Another was first, who had not the same of this entry: its fields and not, or another envelope; or this
+    one gave it up.
 
     Where it is on record as trimmed this is not final: with fields it may be a later entry.
     """
     trimmed = row["code"] == "trimmed"
-    assert kept.final != trimmed
-    found = parse(kept.entry.fields, rules.envelope)
-    if isinstance(found, Order) and not trimmed:
-        assert found.content_hash != row["content_hash"], f"{kept} for {row}"
+    assert said.outcome.final != trimmed
+    if trimmed or said.decision.entry.fields is None:
+        assert trimmed != (said.decision.entry.fields is None), f"{said} for {row}"
+        return
+    assert row["outcome"] != "rejected", f"{said} for {row}"
+    if isinstance(said.decision, Reject):
+        assert said.decision.malformed == GIVEN_UP, f"{said} for {row}"
     else:
-        assert (kept.entry.fields is None) != trimmed, f"{kept} for {row}"
+        assert said.decision.order.content_hash != row["content_hash"], f"{said} for {row}"

@@ -20,8 +20,12 @@ from redis.exceptions import RedisError
 
 from scripts.replay.reference import content_of
 from streams.connection import connect
+from streams.entry import Entry
 from tests.isolation import Place
 from tests.orders import parsed
+from worker.batch import GIVEN_UP
+from worker.decide import Reject
+from worker.ledger import Rules
 from worker.operate.audit import Audit
 from worker.operate.audit_report import Report, Span
 from worker.operate.command import Servers
@@ -115,6 +119,18 @@ async def recording(place: Place, count: int) -> bool:
         " AND l.relation = to_regclass('orders') AND query LIKE '%record_outcomes%'"
     )
     return len(rows) == count
+
+
+async def record_given_up(place: Place, entry_id: str) -> None:
+    """Record an entry as one that has ended its workers too often, as somebody who dies then."""
+    settings = place.settings
+    words = (await read_entries(place))[entry_id]
+    entry = Entry(place.stream, entry_id, [word.decode() for word in words])
+    rules = Rules(settings.dedupe_window_ms, settings.envelope_fields)
+    async with ledger_of(settings) as ledger:
+        await ledger.record(
+            place.stream, [Reject(entry, GIVEN_UP)], rules=rules, owe_points=False, read_after=None
+        )
 
 
 async def settled(place: Place, *, within_s: float = 30) -> None:

@@ -13,7 +13,7 @@ from streams.dead_letters import dead_letters_of
 from streams.entry import ENTRY_ID, EntryId
 from streams.group import progress_of
 from worker.decide import Claim
-from worker.outcome import Accepted, Duplicate, Kept, Outcome, Rejected
+from worker.outcome import Accepted, Duplicate, Outcome, Rejected
 
 LUA = files("worker") / "lua"
 
@@ -109,16 +109,16 @@ class Claims:
         Of two outcomes of one content the last is the newest.
         """
         right: dict[bytes, str] = {}
-        kept: set[str] = set()
+        no_original: set[str] = set()
         for outcome in outcomes:
             if isinstance(outcome, Accepted):
                 right[outcome.order.content_hash] = outcome.entry.id
             elif isinstance(outcome, Duplicate):
                 right[outcome.order.content_hash] = outcome.original_id
-            elif isinstance(outcome, Kept) and outcome.final:
-                kept.add(outcome.entry.id)
-        if kept:  # what they claimed is not what is on record of them
-            nothing = {h: "" for h, claim in claims.items() if claim.entry_id in kept}
+            elif outcome.final:
+                no_original.add(outcome.entry.id)
+        if no_original:  # what they claimed is not what is on record of them
+            nothing = {h: "" for h, claim in claims.items() if claim.entry_id in no_original}
             right = nothing | right
         return {
             self._prefix + content_hash.hex(): original

@@ -5,7 +5,7 @@ and one round trip: committed whole or not at all.
 """
 
 import re
-from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Container, Generator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -145,21 +145,23 @@ class Ledger:
         owe_points: bool,
         read_after: datetime | None,
     ) -> Recorded:
-        orders = [_order_row(d) for d in decisions if not isinstance(d, Reject)]
         rejections = [_rejection_row(d) for d in decisions if isinstance(d, Reject)]
         window, envelope = timedelta(milliseconds=rules.window_ms), sorted(rules.envelope)
-        batch = stream, window, envelope, orders, rejections, owe_points, read_after
+        how = rejections, owe_points, read_after
         with self._telling_written() as written:
-            async with self.connection() as connection:
-                row = await connection.fetchrow(SQL["record_outcomes"], *batch, written)
-        assert row  # noqa: S101 - a function with OUT parameters answers with one row
+            asked: set[str] = set()
+            while True:
+                orders = [_order_row(d, asked) for d in decisions if not isinstance(d, Reject)]
+                batch = stream, window, envelope, orders, *how, written
+                async with self.connection() as connection:
+                    row = await connection.fetchrow(SQL["record_outcomes"], *batch)
+                assert row  # noqa: S101 - a function with OUT parameters answers with one row
+                if not row["asked"]:
+                    break
+                asked.update(row["asked"])
         self.as_of = row["as_of"]
-        accepted = set(row["accepted"])
-        others = {other["entry_id"]: other for other in row["others"]}
-        return Recorded(
-            [_outcome(d, d.entry.id in accepted, others.get(d.entry.id)) for d in decisions],
-            [] if row["in_hand"] is None else [row["in_hand"]],
-        )
+        in_hand = [] if row["in_hand"] is None else [row["in_hand"]]
+        return Recorded(_outcomes(decisions, row), in_hand)
 
     def points_written(self, in_hand: Sequence[int]) -> None:
         """Note that the points of these batches are written, or owed; the next call tells Postgres."""
@@ -212,7 +214,7 @@ class Ledger:
             await connection.execute(SQL["points_paid"], streams, ids)
 
 
-def _order_row(decision: Insert | Repeat) -> tuple[Any, ...]:
+def _order_row(decision: Insert | Repeat, asked: Container[str]) -> tuple[Any, ...]:
     entry, order = decision.entry, decision.order
     return (
         entry.id,
@@ -230,6 +232,7 @@ def _order_row(decision: Insert | Repeat) -> tuple[Any, ...]:
         order.time_in_force,
         order.expire_at and order.expire_at.isoformat(),
         order.extra,
+        entry.raw_fields if entry.id in asked else None,
     )
 
 
@@ -251,16 +254,23 @@ def _not_storable(decision: Decision, refused: RowRefused) -> Reject:
     return Reject(decision.entry, Malformed(code, f"Postgres refuses the row: {refused}"))
 
 
+def _outcomes(decisions: Sequence[Decision], row: Mapping[str, Any]) -> list[Outcome]:
+    accepted = set(row["accepted"])
+    others = {each["entry_id"]: each for each in chain(row["others"], row["rejected"] or ())}
+    return [_outcome(d, d.entry.id in accepted, others.get(d.entry.id)) for d in decisions]
+
+
 def _outcome(decision: Decision, accepted: bool, other: Mapping[str, Any] | None) -> Outcome:
     entry: Entry = decision.entry
     if accepted and not isinstance(decision, Reject):
         return Accepted(entry, decision.order, 0)
-    if other and other["outcome"] == "trimmed":
-        return Kept(entry, final=False)
-    if isinstance(decision, Reject):
-        return Rejected(entry, decision.malformed, other["redelivered"]) if other else Kept(entry)
     if other is None:
         return Kept(entry)
+    if "code" in other:
+        words = other["code"], other["reason"], other["order_id"], other["symbol"]
+        return Rejected(entry, Malformed(*words), other["redelivered"])
+    if isinstance(decision, Reject) or other["outcome"] == "trimmed":
+        return Kept(entry, final=False)
     if other["outcome"] == "accepted":
         return Accepted(entry, decision.order, other["generation"], other["redelivered"])
     return Duplicate(

@@ -39,6 +39,7 @@ from tests.record import (
     check,
     check_points,
     leave_points_in_hand,
+    record_given_up,
     settled,
 )
 
@@ -365,6 +366,23 @@ async def other_rules(on: Stages) -> None:
         assert await place.fetch(TOLD) == before
 
 
+async def given_up(on: Stages) -> None:
+    """A worker gives an entry up, and dies; another one reads it, and once more when the group is lost."""
+    async with on.taken() as stage:
+        place = await stage.empty()
+        sent = await place.publish(orders(range(3)))
+        await record_given_up(place, sent[1])
+        for _ in range(2):
+            await _lives(place)
+            assert [row["outcome"] for row in await place.fetch(TOLD)] == [
+                "accepted",
+                "rejected",
+                "accepted",
+            ]
+            await _audited(place)
+            await place.command("XGROUP", "DESTROY", place.stream, place.settings.group)
+
+
 TOLD = "SELECT entry_id, outcome, original_entry_id FROM outcomes ORDER BY entry_id, outcome"
 
 
@@ -442,14 +460,15 @@ WORKERS: dict[str, Technique] = {
     "Redis forgot all": redis_forgot_all,
     "chance": chance,
     "a row refused": a_row_is_refused,
+    "other rules": other_rules,
+    "given up": given_up,
     "Redis full": redis_full,
     "rivals": rivals,
     "every moment": every_moment,
     "audit": audit,
     "pairs of faults": pairs_of_faults,
-    "single faults": single_faults,
-    "other rules": other_rules,
     "interleavings": interleavings,
+    "single faults": single_faults,
 }
 PRODUCERS: dict[str, Technique] = {
     "producer's journal": producers_journal,

@@ -418,6 +418,14 @@ def knows_one_set_of_rules() -> AbstractContextManager[object]:
     return nullcontext()
 
 
+@_wrong(
+    "takes no notice of what others gave up",
+    {"IF v_some_rejected THEN": "IF false THEN"},
+)
+def knows_no_rejections() -> AbstractContextManager[object]:
+    return nullcontext()
+
+
 # --- how it reads ---
 
 

@@ -18,6 +18,7 @@ from tests.record import (
     dead_letters,
     everything,
     read_entries,
+    record_given_up,
     settled,
     until,
 )
@@ -100,6 +101,38 @@ async def test_a_rejection_that_comes_again_has_one_dead_letter(place: Place) ->
     await group_set_back(place)
     await drain(place)
     assert len(await dead_letters(place)) == 1
+
+
+@pytest.mark.parametrize("lose", LOSSES)
+async def test_an_entry_that_was_given_up_stays_rejected(place: Place, lose: Loss) -> None:
+    sent = await place.publish([order(1), order(2), order(2), order(3)])
+    await record_given_up(place, sent[1])
+    await drain(place)
+    before = await everything(place)
+    assert {row["entry_id"] for row in before["orders"]} == {sent[0], sent[2], sent[3]}
+    for size in ("1", "4"):
+        await lose(place)
+        await drain(place.having(WORKER_BATCH_SIZE=size))
+        assert await everything(place) == before
+        [letter] = await dead_letters(place)
+        assert letter[b"code"] == b"delivery_limit"
+        assert (await audit_of(place)).differences == {}
+
+
+@pytest.mark.parametrize("numbers", [range(2, 3), range(2, 4)])
+async def test_an_id_of_a_rejection_given_again_to_an_order_keeps_both(
+    place: Place, numbers: range
+) -> None:
+    at = ids(0, 1)
+    await place.publish([order(0), order(1)], at)
+    await record_given_up(place, at[0])
+    await drain(place)
+    await place.redis.flushdb()
+    await place.publish([order(n) for n in numbers], at[: len(numbers)])
+    await drain(place)
+    assert len(await place.fetch("SELECT FROM rejections")) == 1
+    rows = await place.fetch("SELECT entry_id FROM orders ORDER BY quantity")
+    assert [row["entry_id"] for row in rows] == [at[1], *at[: len(numbers)]]
 
 
 async def test_a_group_destroyed_under_load_loses_no_order(place: Place) -> None:

@@ -3,11 +3,12 @@
 -- not recorded once more when the first worker wakes.
 
 -- One order to record. Decimals travel as text, cast here, exact; instants, too, for asyncpg sends the first and
--- the last that Python has as -infinity and infinity. `known`: Redis says it is stored already.
+-- the last that Python has as -infinity and infinity. `known`: Redis says it is stored already. `fields`: names and
+-- values in turn, as sent; null until they are asked for.
 CREATE TYPE order_entry AS (
     entry_id text, entry_ms bigint, known boolean, content_hash bytea, order_id text, account text,
     symbol text, side text, type text, quantity text, price text, stop_price text,
-    time_in_force text, expire_at text, extra text
+    time_in_force text, expire_at text, extra text, fields bytea[]
 );
 
 CREATE TYPE rejected_entry AS (
@@ -66,6 +67,10 @@ CREATE TYPE recorded_entry AS (
     entry_id text, outcome text, redelivered boolean, generation int, original_entry_id text
 );
 
+CREATE TYPE recorded_rejection AS (
+    entry_id text, redelivered boolean, code text, reason text, order_id text, symbol text
+);
+
 -- Record one order whose content's window has passed as the next generation, or as a repeat of what
 -- another worker made it meanwhile. Gives nothing where a duplicate of other content has its entry's id.
 --
@@ -117,9 +122,10 @@ BEGIN
 END
 $$;
 
--- Batches of a stream go beside each other, but one with trimmed entries goes alone: of two workers that hold
--- an entry, one with its fields and one without, the second sees what the first has recorded. So does the first
--- batch by other rules than before, for these may give an entry that two workers hold two outcomes. An error
+-- Batches of a stream go beside each other, but one with entries that are rejected for what is not in them (trimmed,
+-- given up) goes alone: of two workers that hold such an entry, one of which takes it for an order, the second sees
+-- what the first has recorded. So does the first batch by other rules than before, for these, too, may give an
+-- entry that two workers hold two outcomes. An error
 -- gives the shared lock back: two who kept it and wanted it alone would wait for each other. Gives the last id on
 -- record before these rules, null for none.
 CREATE FUNCTION enter_stream(
@@ -190,9 +196,22 @@ CREATE FUNCTION trimmed_since(
         AND NOT EXISTS (SELECT FROM outcome_of(p_stream, e.entry_id, e.content_hash))
 $$;
 
+-- The rejections on record of these orders' entries; where the fields are not known, of others with their ids, too.
+CREATE FUNCTION rejected_before(p_stream text, p_orders order_entry[]) RETURNS SETOF rejections
+LANGUAGE sql STABLE AS $$
+    SELECT r.* FROM unnest(p_orders) e
+    CROSS JOIN LATERAL (
+        SELECT * FROM rejections WHERE stream = p_stream AND entry_id = e.entry_id OFFSET 0) r
+    WHERE r.code <> 'trimmed' AND r.fields = coalesce(e.fields, r.fields)
+$$;
+
 -- Record a batch in the one transaction of this call. Returns the ids of the orders accepted as generation
--- 0, by far the most, and a row for each other entry. An entry in neither of them keeps an outcome that
+-- 0, by far the most, and a row for each other entry. An entry in none of them keeps an outcome that
 -- stands under its id with other content: its id was given twice, or its rules have changed since.
+--
+-- Where orders are on record as rejected, what was sent has to tell whether they are those very entries, which
+-- stay rejected, or others that were given their ids. Nothing is done then but that they are `asked` for: call
+-- again, with their fields.
 --
 -- p_read_after is an `as_of` that was known before the entries were read, null for none. What is on record as
 -- trimmed after it is left as it is, and said to be `trimmed`: it is this very entry, trimmed in the hand of
@@ -211,7 +230,8 @@ $$;
 CREATE FUNCTION record_outcomes(
     p_stream text, p_window interval, p_envelope text[], p_orders order_entry[],
     p_rejections rejected_entry[], p_owe_points boolean, p_read_after timestamptz, p_written bigint[],
-    OUT accepted text[], OUT others recorded_entry[], OUT as_of timestamptz, OUT in_hand bigint
+    OUT asked text[], OUT accepted text[], OUT others recorded_entry[], OUT rejected recorded_rejection[],
+    OUT as_of timestamptz, OUT in_hand bigint
 ) LANGUAGE plpgsql
 SET enable_seqscan = off
 AS $$
@@ -222,16 +242,50 @@ DECLARE
     v_newest text COLLATE "C";
     v_now timestamptz;
     v_order record;
-    v_rejected text[];
-    v_kept text[];
+    v_some_trimmed boolean;
+    v_some_rejected boolean;
     v_trimmed text[] := '{}';
+    v_again rejected_entry[];
+    v_kept text[];
+    v_rejected text[];
 BEGIN
     IF cardinality(p_rejections) > 0 THEN
-        v_alone := EXISTS (SELECT FROM unnest(p_rejections) e WHERE e.code = 'trimmed');
+        v_alone := EXISTS (SELECT FROM unnest(p_rejections) e
+            WHERE e.code IN ('trimmed', 'delivery_limit', 'not_storable'));
     END IF;
     v_newest := enter_stream(p_stream, p_window, p_envelope, v_alone);
     v_now := clock_timestamp();  -- behind the lock: later than every trimmed entry that can be seen from here
     as_of := v_now;
+
+    -- 0. Entries that others have found trimmed since they were read, or rejected. Most calls have none, and look
+    -- no further than whether there may be any.
+    SELECT v_read_after < (SELECT r.recorded_at FROM rejections r
+            WHERE r.stream = p_stream AND r.code = 'trimmed' ORDER BY r.recorded_at DESC LIMIT 1),
+        EXISTS (SELECT FROM rejections r
+            WHERE r.stream = p_stream AND r.entry_id BETWEEN e.first AND e.last)
+    INTO v_some_trimmed, v_some_rejected
+    FROM (SELECT min(entry_id COLLATE "C") AS first, max(entry_id COLLATE "C") AS last
+        FROM unnest(p_orders)) e;
+
+    IF v_some_rejected THEN
+        asked := ARRAY(SELECT r.entry_id FROM rejected_before(p_stream, ARRAY(
+            SELECT e FROM unnest(p_orders) e WHERE e.fields IS NULL)) r);
+        IF cardinality(asked) > 0 THEN
+            RETURN;
+        END IF;
+        v_again := ARRAY(
+            SELECT ROW (r.entry_id, NULL, r.code, r.reason, r.order_id, r.symbol, r.fields)::rejected_entry
+            FROM rejected_before(p_stream, p_orders) r);
+        p_orders := ARRAY(SELECT e FROM unnest(p_orders) e
+            WHERE e.entry_id NOT IN (SELECT r.entry_id FROM unnest(v_again) r));
+        p_rejections := p_rejections || v_again;
+    END IF;
+
+    IF v_some_trimmed THEN
+        v_trimmed := trimmed_since(p_stream, v_read_after, p_orders, p_rejections);
+        p_orders := ARRAY(SELECT e FROM unnest(p_orders) e WHERE e.entry_id <> ALL (v_trimmed));
+        p_rejections := ARRAY(SELECT e FROM unnest(p_rejections) e WHERE e.entry_id <> ALL (v_trimmed));
+    END IF;
 
     IF p_owe_points THEN
         DELETE FROM points_in_hand WHERE id = ANY (p_written);
@@ -245,14 +299,6 @@ BEGIN
             SELECT e.entry_id FROM unnest(p_orders) e
             UNION ALL SELECT e.entry_id FROM unnest(p_rejections) e))
         RETURNING id INTO in_hand;
-    END IF;
-
-    -- 0. Entries that were trimmed since they were read. Looking for the latest such is all that most calls do.
-    IF (SELECT r.recorded_at FROM rejections r WHERE r.stream = p_stream AND r.code = 'trimmed'
-            ORDER BY r.recorded_at DESC LIMIT 1) > v_read_after THEN
-        v_trimmed := trimmed_since(p_stream, v_read_after, p_orders, p_rejections);
-        p_orders := ARRAY(SELECT e FROM unnest(p_orders) e WHERE e.entry_id <> ALL (v_trimmed));
-        p_rejections := ARRAY(SELECT e FROM unnest(p_rejections) e WHERE e.entry_id <> ALL (v_trimmed));
     END IF;
 
     -- Entries of before the rules changed that come again. They keep their outcome. Two conditions, for one with a
@@ -359,12 +405,13 @@ BEGIN
             RETURNING entry_id
         ) SELECT coalesce(array_agg(i.entry_id), '{}') INTO v_rejected FROM inserted i;
 
-        SELECT others || coalesce(array_agg(ROW (e.entry_id, 'rejected',
-            e.entry_id NOT IN (SELECT unnest(v_rejected)), NULL, NULL)::recorded_entry), '{}')
-        INTO others
+        SELECT array_agg(ROW (r.entry_id, r.entry_id NOT IN (SELECT unnest(v_rejected)), r.code, r.reason,
+            r.order_id, r.symbol)::recorded_rejection)
+        INTO rejected
         FROM unnest(p_rejections) e
-        WHERE (SELECT r.code FROM rejections r
-            WHERE r.stream = p_stream AND r.entry_id = e.entry_id) = e.code;
+        CROSS JOIN LATERAL (
+            SELECT * FROM rejections WHERE stream = p_stream AND entry_id = e.entry_id OFFSET 0) r
+        WHERE r.code = e.code OR r.fields = e.fields;
     END IF;
 
     IF cardinality(v_trimmed) > 0 THEN
