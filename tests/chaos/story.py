@@ -50,10 +50,13 @@ ENTRY = (
         spelled, NUMBERS, st.sampled_from(["", "0", "e0"]), st.sampled_from(["buy", "BUY", "sell"])
     )
     | st.builds(order, NUMBERS, price=st.sampled_from(["45678.10", "45678.11", "-0.5"]))
+    | st.builds(order, NUMBERS, nonce=st.sampled_from(["1", "2"]))
     | st.sampled_from(MALFORMED)
 )
 ENTRIES = st.lists(ENTRY, min_size=1, max_size=4)
 AFTER_MS = st.sampled_from([1, WINDOW_MS // 2, WINDOW_MS, WINDOW_MS + 1])  #: event time that passes
+WINDOWS = st.sampled_from(["30s", "60s", "90s"])
+ENVELOPES = st.sampled_from(["order_id", "order_id,nonce"])
 FORGETS = ("lose_claims", "lose_group", "redeliver", "trim", "claim", "original")
 
 
@@ -90,7 +93,7 @@ class Deed:
     def missing(self) -> set[str]:
         """What no story came to: a kind of step, or a fault that a worker met."""
         steps = ("publish", "photograph", "bring_back_an_old_redis")
-        more = ("read_and_die", "stop_half_way", "drain", "check")
+        more = ("read_and_die", "give_up", "change_settings", "stop_half_way", "drain", "check")
         faults = [fault.name for fault in Fault]
         return {*steps, *more, *FORGETS, *faults} - self.done.keys()
 
@@ -158,6 +161,17 @@ class Story(RuleBasedStateMachine):
     def read_and_die(self, count: int) -> None:
         """What was read is taken over by whoever drains the stream."""
         self._do("read_and_die", self.world.read_and_die(count))
+
+    @rule(chance=st.floats(0, 1, exclude_max=True))
+    def give_up(self, chance: float) -> None:
+        """One that is on record by then, perhaps."""
+        if journal := sorted(self.world.journal):
+            self._do("give_up", self.world.give_up(journal[int(chance * len(journal))]))
+
+    @rule(window=WINDOWS, envelope=ENVELOPES)
+    def change_settings(self, window: str, envelope: str) -> None:
+        changed = {"WORKER_DEDUPE_WINDOW": window, "WORKER_ENVELOPE_FIELDS": envelope}
+        self._do("change_settings", self.world.change_settings(**changed))
 
     @precondition(lambda self: cast("Story", self).stops < STOPS_MAX)
     @rule(entries=ENTRIES, call=CALLS, fault=st.sampled_from(Fault))

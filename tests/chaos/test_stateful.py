@@ -11,7 +11,7 @@ import pytest
 from tests.chaos.story import Deed, search
 from tests.servers import Servers
 
-SEED, EXAMPLES, STEPS = 1, 16, 20
+SEED, EXAMPLES, STEPS = 6, 16, 20
 
 
 @pytest.mark.long

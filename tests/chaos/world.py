@@ -5,6 +5,7 @@ What is expected follows from the producer's own journal, never from Redis, whic
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 from uuid import uuid4
@@ -25,11 +26,15 @@ from tests.record import (
     leave_points_in_hand,
     points_in_hand_told,
     points_paid,
+    read_entries,
+    record_given_up,
 )
 from worker.service import serve
+from worker.settings import Settings
 
 RUN_S_MAX = 60
-TABLES = ("points_in_hand", "point_backlog", "duplicates", "orders", "rejections")
+TABLES = ("points_in_hand", "point_backlog", "duplicates", "orders", "rejections", "rules")
+GIVEN_UP = Expected("rejected")
 IDLE_MS = 3_600_000  #: longer than any takeover time
 Fields = Mapping[str, str]
 
@@ -53,6 +58,8 @@ class World:
     :ivar lost: of those, what Redis lost before it was on record
     :ivar in_order: one worker after the other read the stream from end to end
     :ivar letters: Redis has all dead letters it ever had
+    :ivar given_up: what somebody gave up before anybody had recorded it
+    :ivar settings: those of the workers, each from an instant on by Postgres' clock
     """
 
     place: Place
@@ -61,6 +68,13 @@ class World:
     lost: set[str] = field(default_factory=set[str])
     in_order: bool = True
     letters: bool = True
+    given_up: set[str] = field(default_factory=set[str])
+    settings: list[tuple[datetime, Settings]] = field(
+        default_factory=list[tuple[datetime, Settings]]
+    )
+
+    def __post_init__(self) -> None:
+        self.settings.append((datetime.min.replace(tzinfo=UTC), self.place.settings))
 
     # --- what producers do ---
 
@@ -145,6 +159,21 @@ class World:
         await self._run(io)
         return io.calls
 
+    async def change_settings(self, **variables: str) -> None:
+        """Workers have other settings from now on."""
+        self.place = self.place.having(**variables)
+        [row] = await self.place.fetch("SELECT clock_timestamp() AS at")
+        self.settings.append((row["at"], self.place.settings))
+
+    async def give_up(self, entry_id: str) -> None:
+        """A worker gives an entry up that it holds, and dies; whoever was first with it is right."""
+        if entry_id not in await read_entries(self.place):
+            return
+        if entry_id not in await self.recorded():
+            self.given_up.add(entry_id)
+            self.in_order = False
+        await record_given_up(self.place, entry_id)
+
     async def _run(self, io: FaultyIO) -> None:
         for entry_id, owner, *_ in await self._pending():  # else a takeover waits for seconds
             words = (*self._names, owner, 0, entry_id, "IDLE", IDLE_MS, "JUSTID")
@@ -178,13 +207,16 @@ class World:
 
     def _check_outcomes(self, rows: Sequence[Row]) -> None:
         """What each became follows from the order in which they were recorded."""
-        settings = self.place.settings
-        reference = Reference(settings.dedupe_window_ms, settings.envelope_fields | {"order_id"})
+        reference = Reference(0, frozenset())
         expected: dict[str, Expected] = {}
         for row in sorted(rows, key=lambda row: (row["recorded_at"], _id(row["entry_id"]))):
             entry_id: str = row["entry_id"]
             words = [word.encode() for pair in self.journal[entry_id].items() for word in pair]
-            expected[entry_id] = reference.add(entry_id, words)
+            settings = self._settings_of(row)
+            reference.window_ms = settings.dedupe_window_ms
+            reference.envelope = settings.envelope_fields | {"order_id"}
+            given_up = entry_id in self.given_up
+            expected[entry_id] = GIVEN_UP if given_up else reference.add(entry_id, words)
         in_order = list(expected) == sorted(expected, key=_id)
         assert in_order or not self.in_order, f"recorded in another order: {list(expected)}"
         actual = {row["entry_id"]: (row["outcome"], row["generation"]) for row in rows}
@@ -198,7 +230,25 @@ class World:
         assert actual == {
             entry_id: (it.outcome, it.generation) for entry_id, it in expected.items()
         }
-        _check_originals(rows, settings.dedupe_window_ms)
+        self._check_originals(rows)
+
+    def _settings_of(self, row: Row) -> Settings:
+        """Those that workers had when it was recorded."""
+        return [settings for since, settings in self.settings if since <= row["recorded_at"]][-1]
+
+    def _check_originals(self, rows: Sequence[Row]) -> None:
+        """Each duplicate's original is an accepted order of its content within the window."""
+        accepted = {
+            (row["content_hash"], row["generation"]): row
+            for row in rows
+            if row["outcome"] == "accepted"
+        }
+        for row in rows:
+            if row["outcome"] == "duplicate":
+                original = accepted[row["content_hash"], row["generation"]]
+                assert original["entry_id"] == row["original_entry_id"]
+                apart = abs(_id(row["entry_id"])[0] - _id(original["entry_id"])[0])
+                assert apart <= self._settings_of(row).dedupe_window_ms
 
     def _check_contents(self, found: Mapping[str, Row]) -> None:
         for entry_id, row in found.items():
@@ -265,21 +315,6 @@ LEFT JOIN orders o ON o.content_hash = v.content_hash
 def replace_original(expected: Expected, generation: int | None) -> Expected:
     """The same with another original, where it is a duplicate."""
     return expected._replace(generation=generation) if expected.outcome == "duplicate" else expected
-
-
-def _check_originals(rows: Sequence[Row], window_ms: int) -> None:
-    """Each duplicate's original is an accepted order of its content within the window."""
-    accepted = {
-        (row["content_hash"], row["generation"]): row
-        for row in rows
-        if row["outcome"] == "accepted"
-    }
-    for row in rows:
-        if row["outcome"] == "duplicate":
-            original = accepted[row["content_hash"], row["generation"]]
-            assert original["entry_id"] == row["original_entry_id"]
-            apart = abs(_id(row["entry_id"])[0] - _id(original["entry_id"])[0])
-            assert apart <= window_ms
 
 
 def _id(entry_id: str) -> tuple[int, int]:
