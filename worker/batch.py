@@ -109,8 +109,10 @@ async def process(
     laps.lap("parse")
     # Nothing that Redis says spares a single entry its way to Postgres, so that is not kept waiting for it.
     alone = len(entries) == 1
-    claims = NO_CLAIMS if alone else await _claim(io, entries, parsed)
-    laps.lap("claim")
+    claims = NO_CLAIMS
+    if not alone:
+        claims = await _claim(io, entries, parsed)
+        laps.lap("claim")
     decisions = _decide(entries, parsed, claims, settings.dedupe_window_ms)
     laps.lap("decide")
     async with turn:
