@@ -240,6 +240,7 @@ DECLARE
     v_read_after timestamptz := coalesce(p_read_after, '-infinity');
     v_alone boolean := false;
     v_newest text COLLATE "C";
+    v_first text COLLATE "C";
     v_now timestamptz;
     v_order record;
     v_some_trimmed boolean;
@@ -262,8 +263,9 @@ BEGIN
     SELECT v_read_after < (SELECT r.recorded_at FROM rejections r
             WHERE r.stream = p_stream AND r.code = 'trimmed' ORDER BY r.recorded_at DESC LIMIT 1),
         EXISTS (SELECT FROM rejections r
-            WHERE r.stream = p_stream AND r.entry_id BETWEEN e.first AND e.last)
-    INTO v_some_trimmed, v_some_rejected
+            WHERE r.stream = p_stream AND r.entry_id BETWEEN e.first AND e.last),
+        e.first
+    INTO v_some_trimmed, v_some_rejected, v_first
     FROM (SELECT min(entry_id COLLATE "C") AS first, max(entry_id COLLATE "C") AS last
         FROM unnest(p_orders)) e;
 
@@ -275,7 +277,8 @@ BEGIN
         END IF;
         v_again := ARRAY(
             SELECT ROW (r.entry_id, NULL, r.code, r.reason, r.order_id, r.symbol, r.fields)::rejected_entry
-            FROM rejected_before(p_stream, p_orders) r);
+            FROM rejected_before(p_stream, ARRAY(
+                SELECT e FROM unnest(p_orders) e WHERE e.fields IS NOT NULL)) r);
         p_orders := ARRAY(SELECT e FROM unnest(p_orders) e
             WHERE e.entry_id NOT IN (SELECT r.entry_id FROM unnest(v_again) r));
         p_rejections := p_rejections || v_again;
@@ -301,13 +304,10 @@ BEGIN
         RETURNING id INTO in_hand;
     END IF;
 
-    -- Entries of before the rules changed that come again. They keep their outcome. Two conditions, for one with a
-    -- subquery is a statement, and most streams have had no other rules.
-    IF v_newest IS NOT NULL THEN
-        IF v_newest >= (SELECT min(e.entry_id COLLATE "C") FROM unnest(p_orders) e) THEN
-            v_kept := recorded_otherwise(p_stream, p_orders);
-            p_orders := ARRAY(SELECT e FROM unnest(p_orders) e WHERE e.entry_id <> ALL (v_kept));
-        END IF;
+    -- Entries of before the rules changed that come again. They keep their outcome.
+    IF v_newest >= v_first THEN
+        v_kept := recorded_otherwise(p_stream, p_orders);
+        p_orders := ARRAY(SELECT e FROM unnest(p_orders) e WHERE e.entry_id <> ALL (v_kept));
     END IF;
 
     -- 1. Orders that nobody is known to have, the first of each content in this batch.
