@@ -110,7 +110,8 @@ class Ledger:
         worker that cannot are owed by `settle_in_hand`.
 
         Where the data of a row is refused, halves are recorded each in a transaction of its own, until
-        that row alone is rejected as `not_storable`.
+        that row alone is rejected as `not_storable`. An entry that is on record as rejected stays
+        so, whatever is decided now.
 
         :param rules: by which the decisions were made. An entry that is on record by others keeps its outcome
         :param owe_points: note all the entries' points as owed, in the same transaction

@@ -36,7 +36,7 @@ class Duplicate(msgspec.Struct, frozen=True, gc=False):
 
 
 class Rejected(msgspec.Struct, frozen=True, gc=False):
-    """An entry in `rejections`: no order, or one that Postgres refuses to store."""
+    """An entry in `rejections`: no order, one that Postgres refuses to store, or one that was given up."""
 
     word: ClassVar[str] = "rejected"
     final: ClassVar[bool] = True
@@ -49,8 +49,8 @@ class Kept(msgspec.Struct, frozen=True, gc=False):
     """Another outcome stands under the entry's id, and stays.
 
     The id was given twice by a Redis that lost its data, and this entry repeats an accepted order or is
-    none: no order is lost by it, for an order may share its id. Or it is the very entry, and what is content
-    was decided by other rules then.
+    none: no order is lost by it, for an order may share its id. Or it is the very entry, accepted or
+    suppressed before: by other rules of what is content, or by a worker that lived when this one gave it up.
 
     `final`: false where the outcome is that the entry was trimmed, recorded by another worker after this one
     had read it, or so it may be. It stays pending: if it still has its fields when it is read once more, it
