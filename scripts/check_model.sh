@@ -117,6 +117,8 @@ holds "3 faults, 4 entries, one at a time" -DENTRIES=4 -DFAULTS=3
 
 holds "2 faults, 3 entries, batches, trimmed in hand" -DENTRIES=3 -DFAULTS=2 -DBATCHES -DTRIMMING
 holds "3 faults, 3 entries, one at a time, trimmed in hand" -DENTRIES=3 -DFAULTS=3 -DTRIMMING
+holds "2 faults, 3 entries, batches, entries given up" -DENTRIES=3 -DFAULTS=2 -DBATCHES -DGIVING_UP
+holds "3 faults, 3 entries, one at a time, entries given up" -DENTRIES=3 -DFAULTS=3 -DGIVING_UP
 holds "2 faults, 3 entries, batches, ids given again" -DENTRIES=3 -DFAULTS=2 -DBATCHES -DGIVEN_AGAIN
 holds "2 faults, 3 entries, one at a time, the stream lost" -DENTRIES=3 -DFAULTS=2 -DSTREAM_LOST
 
@@ -142,6 +144,8 @@ breaks "wrong: a consumer is deleted with what it has pending" I1_no_order_is_mi
     -DDELETE_CONSUMER -DORDERS_ALONE
 breaks "wrong: record what is on record as trimmed" I3_every_entry_has_one_outcome \
     -DTRIMMING -DRECORD_TRIMMED_AGAIN
+breaks "wrong: accept what another worker gave up" I3_every_entry_has_one_outcome \
+    -DGIVING_UP -DACCEPT_WHAT_WAS_GIVEN_UP
 breaks "wrong: what was trimmed once stays so, its id given again" "acceptance cycle" \
     -DGIVEN_AGAIN -DFIRST_STANDS_ALWAYS
 faults=3 breaks "wrong: acknowledge what may be another entry" I1_no_order_is_missing \

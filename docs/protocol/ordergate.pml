@@ -8,7 +8,7 @@
  *
  * Sizes, set with -D: ENTRIES, 3 or 4; FAULTS, how many at most, or not set for any number; BATCHES, where a
  * worker may take all there is at once and not only one entry; TRIMMING, where pending entries may be trimmed;
- * GIVEN_AGAIN, where the stream may be deleted too, and replayed with the ids it had; STREAM_LOST, where it may
+ * GIVING_UP, where a worker may reject an entry unseen that others hold, too; GIVEN_AGAIN, where the stream may be deleted too, and replayed with the ids it had; STREAM_LOST, where it may
  * go for good, and what is on record must still come to its points. Names of wrong protocols are set with -D
  * too; JUDGE_AT_THE_END leaves them all but the audit, to see what a wrong step leads to, and ORDERS_ALONE
  * leaves out what the audit says of points.
@@ -56,14 +56,28 @@ byte late_record, late_settle;
 #ifdef GIVEN_AGAIN
 #define TRIMMING
 #endif
+#if defined(TRIMMING) || defined(GIVING_UP)
+#define UNSEEN
+byte blank[2], late_blank;                      /* in hand, or on its way, to be rejected whatever they hold */
+#define unseen(w) blank[w]
+#else
+#define late_blank 0
+#define unseen(w) 0
+#endif
 #ifdef TRIMMING
 byte trimmed;                                   /* gone from the stream */
-byte blank[2], late_blank;                      /* in hand, or on its way, without fields */
-#define without_fields(w) blank[w]
 #else
 #define trimmed 0
-#define late_blank 0
-#define without_fields(w) 0
+#endif
+#ifdef GIVING_UP
+byte given_up;
+#else
+#define given_up 0
+#endif
+#if defined(GIVING_UP) && !defined(ACCEPT_WHAT_WAS_GIVEN_UP)
+#define stays rejections                        /* what is on record as rejected is rejected again */
+#else
+#define stays 0
 #endif
 #ifdef GIVEN_AGAIN
 byte again;                                     /* entries whose id was given again */
@@ -137,7 +151,7 @@ inline claim_and_decide(w)
 }
 
 /* What a batch leaves pending: orders that another worker found trimmed since they were read, or so it may be. */
-#ifdef RECORD_TRIMMED_AGAIN
+#if defined(RECORD_TRIMMED_AGAIN) || defined(GIVING_UP)
 #define left(set, blank_ones, since_ones) 0
 #elif defined(FIRST_STANDS_ALWAYS)
 #define left(set, blank_ones, since_ones) ((set) & ORDERS & rejections & ~(blank_ones))
@@ -179,10 +193,10 @@ inline record_one(entry, is_known, is_bad)
 /* One transaction for a batch; of twins in it, the first comes first. */
 inline record(set, known_ones, blank_ones)
 {
-    if :: set & 1 -> record_one(1, (known_ones & 1), ((BAD | blank_ones) & 1)) :: else fi;
-    if :: set & 2 -> record_one(2, (known_ones & 2), ((BAD | blank_ones) & 2)) :: else fi;
-    if :: set & 4 -> record_one(4, (known_ones & 4), ((BAD | blank_ones) & 4)) :: else fi;
-    if :: set & 8 -> record_one(8, (known_ones & 8), ((BAD | blank_ones) & 8)) :: else fi;
+    if :: set & 1 -> record_one(1, (known_ones & 1), ((BAD | blank_ones | stays) & 1)) :: else fi;
+    if :: set & 2 -> record_one(2, (known_ones & 2), ((BAD | blank_ones | stays) & 2)) :: else fi;
+    if :: set & 4 -> record_one(4, (known_ones & 4), ((BAD | blank_ones | stays) & 4)) :: else fi;
+    if :: set & 8 -> record_one(8, (known_ones & 8), ((BAD | blank_ones | stays) & 8)) :: else fi;
 #ifndef JUDGE_AT_THE_END
     assert((accepted & TWINS) != TWINS || I2_no_content_is_accepted_twice);
     assert((!(accepted & duplicates) && !((accepted | duplicates) & rejections & ~again)) ||
@@ -209,13 +223,13 @@ inline settle(set)
  * whose points are written or owed. Who gets Postgres' time with the answer is not misled by what was before. */
 inline record_own(w)
 {
-    leave = left(hand[w], without_fields(w), since_read(w));
-    record((hand[w] & ~leave), known[w], without_fields(w));
+    leave = left(hand[w], unseen(w), since_read(w));
+    record((hand[w] & ~leave), known[w], unseen(w));
 #if defined(STREAM_LOST) && !defined(NO_NOTE_IN_HAND)
     in_hand[w] = hand[w];
 #endif
     known[w] = 0;
-#ifdef TRIMMING
+#ifdef UNSEEN
     blank[w] = 0;
 #endif
 #ifdef GIVEN_AGAIN
@@ -228,7 +242,7 @@ inline record_own(w)
 inline crash(w)
 {
     hand[w] = 0;
-#ifdef TRIMMING
+#ifdef UNSEEN
     blank[w] = 0;
 #endif
 #ifdef GIVEN_AGAIN
@@ -244,7 +258,7 @@ inline crash(w)
 
 inline note_reading(w)
 {
-#ifdef TRIMMING
+#ifdef UNSEEN
     blank[w] = hand[w] & trimmed;
 #endif
 #ifdef GIVEN_AGAIN
@@ -274,6 +288,12 @@ read_:
             note_reading(me);
 #ifdef CLAIM_DROPS_TRIMMED
             pending = pending & ~blank[me]
+#endif
+#ifdef GIVING_UP
+            if
+            :: FAULT(alone(hand[me])) -> blank[me] = hand[me]; given_up = given_up | hand[me]
+            :: true
+            fi
 #endif
         }
 #endif
@@ -314,7 +334,7 @@ record_:
             goto settle_ }
     :: atomic { FAULT(!late_record && !late_settle) ->
             late_record = hand[me];
-#ifdef TRIMMING
+#ifdef UNSEEN
             late_blank = blank[me];
 #endif
 #ifdef GIVEN_AGAIN
@@ -348,7 +368,7 @@ settle_:
 
 inline forget_late_record()
 {
-#ifdef TRIMMING
+#ifdef UNSEEN
     late_blank = 0;
 #endif
 #ifdef GIVEN_AGAIN
@@ -443,7 +463,7 @@ proctype Surroundings()
     :: atomic { !calm -> calm = true }
     /* The audit, when nothing is left to do. */
     :: atomic { calm && done && !audited ->
-            assert(((lost || (on_record == ALL && !(ORDERS & ~(accepted | duplicates | trimmed)))) &&
+            assert(((lost || (on_record == ALL && !(ORDERS & ~(accepted | duplicates | trimmed | given_up)))) &&
                 (!(duplicates & TWINS) || (accepted & TWINS))) || I1_no_order_is_missing);
 #ifndef ORDERS_ALONE
             assert(points == on_record || I5_each_outcome_has_its_point);
