@@ -6,7 +6,7 @@ Orders never wait for InfluxDB longer than one bounded write. Points it did not 
 
 import errno
 import gzip
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -178,6 +178,8 @@ class PointWriter:
         self.ledger, self._sink, self._left_after_ms = ledger, sink, left_after_ms
         self._influxdb, self._postgres = influxdb, postgres
         self._owing = anyio.Event()
+        self._stopping = False
+        self._resting = anyio.CancelScope()
         self._count = DRAIN_POINTS_MAX
 
     async def aclose(self) -> None:
@@ -227,28 +229,46 @@ class PointWriter:
         except PointsRefused as error:
             log.warning("own_points.refused", answer=str(error))
 
-    async def drain_forever(self) -> None:
+    def stop(self) -> None:
+        """Have `drain_until_stopped` end, with the step that it is in.
+
+        Not by a cancellation: Postgres may commit such a step all the same, behind the look of `finish`.
+        """
+        self._stopping = True
+        self._resting.cancel()
+
+    async def drain_until_stopped(self) -> None:
         """Pay what is owed, whenever something is; other workers' debts too."""
-        while True:
+        while not self._stopping:
             if not self._influxdb.due:  # a batch may have met its refusal just now
-                await self._influxdb.pause()
+                await self._rest(self._influxdb.pause)
+                continue
             try:
                 await self._owe_what_was_left()
-                while await self.drain():
+                while await self.drain() and not self._stopping:
                     pass
             except InfluxUnavailable as error:
                 self._influxdb.failed(error)
             except PostgresUnavailable as error:
                 self._postgres.failed(error)
-                await self._postgres.pause()
+                await self._rest(self._postgres.pause)
             else:
                 # Nothing else may ask it before the next batch. A batch that is refused, as with a full disk,
                 # knows better than we do: our own statements need no room.
                 if not self._postgres.is_insisted_on:
                     self._postgres.worked()
-                with anyio.move_on_after(LOOK_S):
-                    await self._owing.wait()
+                await self._rest(self._look_is_due)
                 self._owing = anyio.Event()
+
+    async def _look_is_due(self) -> None:
+        with anyio.move_on_after(LOOK_S):
+            await self._owing.wait()
+
+    async def _rest(self, until: Callable[[], Awaitable[None]]) -> None:
+        """Wait, but no longer than until told to stop."""
+        with anyio.CancelScope() as self._resting:
+            if not self._stopping:
+                await until()
 
     async def finish(self) -> None:
         """Pay what is owed, unless InfluxDB is away.

@@ -89,20 +89,22 @@ async def _serve(
 ) -> None:
     settings = vitals.settings
     async with _open(vitals, servers, intakes, drain=drain) as points:
-        async with anyio.create_task_group() as background:
-            background.start_soon(points.drain_forever, name="drain points")
-            background.start_soon(_watch_stalls, settings.takeover_after_ms, name="stalls")
-            background.start_soon(write_own_points, vitals, points, name="own points")
-            for intake in intakes:
-                background.start_soon(
-                    _upkeep, intake, settings, name=f"upkeep {intake.group.stream}"
-                )
-            log.info("worker.ready", streams=settings.streams, consumer=settings.consumer)
-            async with anyio.create_task_group() as reading:
+        async with anyio.create_task_group() as paying:
+            paying.start_soon(points.drain_until_stopped, name="drain points")
+            async with anyio.create_task_group() as background:
+                background.start_soon(_watch_stalls, settings.takeover_after_ms, name="stalls")
+                background.start_soon(write_own_points, vitals, points, name="own points")
                 for intake in intakes:
-                    reading.start_soon(intake.run, name=f"intake {intake.group.stream}")
-            background.cancel_scope.cancel()
-        serving.deadline = anyio.current_time() + FINISH_S_MAX
+                    background.start_soon(
+                        _upkeep, intake, settings, name=f"upkeep {intake.group.stream}"
+                    )
+                log.info("worker.ready", streams=settings.streams, consumer=settings.consumer)
+                async with anyio.create_task_group() as reading:
+                    for intake in intakes:
+                        reading.start_soon(intake.run, name=f"intake {intake.group.stream}")
+                background.cancel_scope.cancel()
+            serving.deadline = anyio.current_time() + FINISH_S_MAX
+            points.stop()
         await _finish(intakes, points)
 
 
