@@ -87,25 +87,28 @@ async def _serve(
     *,
     drain: bool,
 ) -> None:
-    settings = vitals.settings
     async with _open(vitals, servers, intakes, drain=drain) as points:
         async with anyio.create_task_group() as paying:
             paying.start_soon(points.drain_until_stopped, name="drain points")
-            async with anyio.create_task_group() as background:
-                background.start_soon(_watch_stalls, settings.takeover_after_ms, name="stalls")
-                background.start_soon(write_own_points, vitals, points, name="own points")
-                for intake in intakes:
-                    background.start_soon(
-                        _upkeep, intake, settings, name=f"upkeep {intake.group.stream}"
-                    )
-                log.info("worker.ready", streams=settings.streams, consumer=settings.consumer)
-                async with anyio.create_task_group() as reading:
-                    for intake in intakes:
-                        reading.start_soon(intake.run, name=f"intake {intake.group.stream}")
-                background.cancel_scope.cancel()
+            await _read(vitals, intakes, points)
             serving.deadline = anyio.current_time() + FINISH_S_MAX
             points.stop()
         await _finish(intakes, points)
+
+
+async def _read(vitals: Vitals, intakes: list[Intake], points: PointWriter) -> None:
+    """Read until all intakes have ended, and do beside it what has to be done for so long."""
+    settings = vitals.settings
+    async with anyio.create_task_group() as background:
+        background.start_soon(_watch_stalls, settings.takeover_after_ms, name="stalls")
+        background.start_soon(write_own_points, vitals, points, name="own points")
+        for intake in intakes:
+            background.start_soon(_upkeep, intake, settings, name=f"upkeep {intake.group.stream}")
+        log.info("worker.ready", streams=settings.streams, consumer=settings.consumer)
+        async with anyio.create_task_group() as reading:
+            for intake in intakes:
+                reading.start_soon(intake.run, name=f"intake {intake.group.stream}")
+        background.cancel_scope.cancel()
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ product.
 
 import tempfile
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from hashlib import sha1, sha256
 from importlib.resources import files
 from pathlib import Path
@@ -49,14 +49,17 @@ class Wrong(NamedTuple):
 WRONG: dict[str, Wrong] = {}
 
 
-def _wrong(
-    name: str, sql: Mapping[str, str] | None = None, *, is_producer: bool = False
-) -> Callable[[Mistake], Mistake]:
+def _wrong(name: str, *, is_producer: bool = False) -> Callable[[Mistake], Mistake]:
     def register(make: Mistake) -> Mistake:
-        WRONG[name] = Wrong(make, sql or {}, is_producer)
+        WRONG[name] = Wrong(make, {}, is_producer)
         return make
 
     return register
+
+
+def _wrong_schema(name: str, sql: Mapping[str, str]) -> None:
+    """A worker of which the schema alone is wrong."""
+    WRONG[name] = Wrong(nullcontext, sql, is_producer=False)
 
 
 def _right(owner: Any, name: str) -> Any:
@@ -330,7 +333,7 @@ def prefers_the_last() -> Generator[None]:
 # --- how it writes to Postgres ---
 
 
-@_wrong(
+_wrong_schema(
     "inserts unsorted",
     {
         "SELECT DISTINCT ON (e.content_hash) e.content_hash": "SELECT e.content_hash",
@@ -339,24 +342,16 @@ def prefers_the_last() -> Generator[None]:
         ),
     },
 )
-def inserts_unsorted() -> AbstractContextManager[object]:
-    return ExitStack()  # the schema alone is wrong
-
-
-@_wrong("counts a redelivered order twice", {"FROM found f WHERE NOT itself": "FROM found f"})
-def counts_twice() -> AbstractContextManager[object]:
-    return ExitStack()
+_wrong_schema("counts a redelivered order twice", {"FROM found f WHERE NOT itself": "FROM found f"})
 
 
 # --- points ---
 
 
-@_wrong(
+_wrong_schema(
     "notes no points that it has in hand",
     {"UNION ALL SELECT e.entry_id FROM unnest(p_rejections) e))": "WHERE false))"},
 )
-def notes_no_points_in_hand() -> AbstractContextManager[object]:
-    return nullcontext()
 
 
 @_wrong("leaves the points that a dead worker had in hand")
@@ -408,22 +403,15 @@ def _ms(entry_id: str) -> str:
     return entry_id.partition("-")[0]
 
 
-@_wrong(
+_wrong_schema(
     "takes no notice of changed rules",
     {
         "enter_stream(p_stream, p_window, p_envelope, v_alone)": "enter_stream(p_stream, '0', '{}', v_alone)"
     },
 )
-def knows_one_set_of_rules() -> AbstractContextManager[object]:
-    return nullcontext()
-
-
-@_wrong(
-    "takes no notice of what others gave up",
-    {"IF v_some_rejected THEN": "IF false THEN"},
+_wrong_schema(
+    "takes no notice of what others gave up", {"IF v_some_rejected THEN": "IF false THEN"}
 )
-def knows_no_rejections() -> AbstractContextManager[object]:
-    return nullcontext()
 
 
 # --- how it reads ---
