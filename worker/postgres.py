@@ -47,7 +47,7 @@ def postgres_errors() -> Generator[None]:
     except asyncpg.PostgresError as error:
         state = sqlstate(error)
         if state == READ_ONLY or state[:2] in NOT_NOW:
-            raise PostgresUnavailable(f"{state} {error}", answered=True) from error
+            raise PostgresUnavailable(f"{state} {error}", answered=_said(error)) from error
         if state.startswith(REFUSED):
             raise PostgresRefused(f"Postgres refuses: {error}") from error
         if state[:2] in ROW_REFUSED:
@@ -57,6 +57,12 @@ def postgres_errors() -> Generator[None]:
         raise BadSettings(f"DATABASE_URL: {error}") from error
     except OSError as error:  # TimeoutError is one
         raise PostgresUnavailable(f"{type(error).__name__}: {error}") from error
+
+
+def _said(error: asyncpg.PostgresError) -> bool:
+    """Whether the server did. A connection that broke is asyncpg's own error, caused by what came before."""
+    broke = isinstance(error, asyncpg.ConnectionDoesNotExistError)
+    return isinstance(error.__cause__ if broke else error, asyncpg.PostgresError)
 
 
 class Postgres:

@@ -1,10 +1,11 @@
 """Connections to Postgres: which are kept for the next batch, and which are not."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import anyio
 import pytest
 
+from tests.chaos.proxy import Proxy, Reset
 from tests.isolation import Place
 from tests.record import until
 from worker.errors import PostgresUnavailable, RowRefused
@@ -13,7 +14,6 @@ from worker.ledger import Ledger
 pytestmark = pytest.mark.anyio
 
 WITHIN_S = 30
-SLEEP = "SELECT pg_sleep(600)"
 RAISE = "DO $$ BEGIN RAISE EXCEPTION 'as asked for' USING ERRCODE = '{}'; END $$"
 
 
@@ -64,22 +64,84 @@ async def test_after_an_error_that_passes_all_connections_are_made_anew(ledger: 
 async def test_a_statement_that_nobody_waits_for_any_more_ends_in_postgres_too(
     ledger: Ledger, place: Place
 ) -> None:
-    async def sleeps() -> bool:
-        return bool(
-            await place.fetch(
-                "SELECT FROM pg_stat_activity WHERE query = $1 AND state = 'active'", SLEEP
-            )
-        )
-
-    async def ended() -> bool:
-        return not await sleeps()
-
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(told, ledger, SLEEP)
-        await until(sleeps)
+        tasks.start_soon(sleep, ledger, place)
+        await until(lambda: sleeps(place))
         tasks.cancel_scope.cancel()
-    await until(ended)
+    await until(lambda: awake(place))
     assert await backend(ledger)
+
+
+async def test_a_connection_that_breaks_in_the_middle_of_a_statement_is_no_answer(
+    place: Place,
+) -> None:
+    async with Proxy.before(place.settings.database_address) as proxy:
+        ledger = Ledger(proxy.url, place.schema, timeout_ms=60_000)
+        try:
+            assert not (await cut_short(ledger, place, lambda: proxy.inflict(Reset()))).answered
+        finally:
+            await ledger.aclose()
+            await terminate(place)  # Postgres sees nothing of it before it has an answer to send
+
+
+async def test_what_postgres_says_before_it_ends_a_connection_is_an_answer(
+    ledger: Ledger, place: Place
+) -> None:
+    assert (await cut_short(ledger, place, lambda: terminate(place))).answered
+
+
+async def cut_short(
+    ledger: Ledger, place: Place, by: Callable[[], Awaitable[None]]
+) -> PostgresUnavailable:
+    """The error of a statement in the middle of which something is done."""
+    errors: list[PostgresUnavailable] = []
+
+    async def run() -> None:
+        with pytest.raises(PostgresUnavailable) as raised:
+            await sleep(ledger, place)
+        errors.append(raised.value)
+
+    with anyio.fail_after(WITHIN_S):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run)
+            await until(lambda: sleeps(place))
+            await by()
+    return errors[0]
+
+
+def a_long_sleep(place: Place) -> str:
+    """A statement that takes long and that no other place has."""
+    return f"SELECT pg_sleep(600) AS {place.schema}"
+
+
+async def sleep(ledger: Ledger, place: Place) -> None:
+    """Have the long statement executed."""
+    await told(ledger, a_long_sleep(place))
+
+
+async def sleepers(place: Place) -> list[int]:
+    """The server processes in the middle of it."""
+    rows = await place.fetch(
+        "SELECT pid FROM pg_stat_activity WHERE query = $1 AND state = 'active'",
+        a_long_sleep(place),
+    )
+    return [row["pid"] for row in rows]
+
+
+async def sleeps(place: Place) -> bool:
+    """Whether there are such."""
+    return bool(await sleepers(place))
+
+
+async def awake(place: Place) -> bool:
+    """Whether there are none."""
+    return not await sleepers(place)
+
+
+async def terminate(place: Place) -> None:
+    """End their connections from Postgres' side."""
+    for pid in await sleepers(place):
+        await place.fetch("SELECT pg_terminate_backend($1)", pid)
 
 
 async def test_who_wants_one_connection_more_waits_for_one(ledger: Ledger) -> None:
