@@ -7,8 +7,10 @@ Orders never wait for InfluxDB longer than one bounded write. Points it did not 
 import errno
 import gzip
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import cache
 from importlib import import_module
 from pathlib import Path
+from ssl import SSLContext, create_default_context
 from typing import Any, Protocol, cast
 from urllib.parse import unquote, urlsplit
 
@@ -70,14 +72,12 @@ class InfluxSink:
             raise _influx_error(error) from error
 
     async def _connect(self) -> Any:  # noqa: ANN401 - the client's own type is known once it is loaded
-        """Load the client library, which takes longer than all else at start, beside the first reads.
+        """Load what takes longer than all else at start, beside the first reads.
 
-        It has no time limit of its own. A limit of aiohttp's that ends together with ours cancels the task
-        once more than is accounted for, and with it whatever the task does next: it ended whole workers.
+        The client has no time limit of its own. A limit of aiohttp's that ends together with ours cancels the
+        task once more than is accounted for, and with it whatever the task does next: it ended whole workers.
         """
-        module = await to_thread.run_sync(
-            import_module, "influxdb_client.client.influxdb_client_async"
-        )
+        module, trusted = await to_thread.run_sync(_library)
         from aiohttp import ClientTimeout  # noqa: PLC0415 - loaded together with the client
 
         self._client = module.InfluxDBClientAsync(
@@ -86,6 +86,7 @@ class InfluxSink:
             self._settings.influxdb_org,
             timeout=ClientTimeout(),
             enable_gzip=True,
+            ssl_context=trusted,
         )
         self._client.api_client.configuration.update_request_body = _compressed
         return self._client
@@ -94,6 +95,13 @@ class InfluxSink:
         """Close the connection."""
         if self._client:
             await self._client.close()
+
+
+@cache
+def _library() -> tuple[Any, SSLContext]:
+    """The client library, and whom the system trusts: left to the client, the event loop would load that."""
+    module = import_module("influxdb_client.client.influxdb_client_async")
+    return module, create_default_context()
 
 
 def _compressed(_path: str, body: bytes) -> bytes:

@@ -4,13 +4,11 @@ A round costs a tenth of a second: it shares schema, database and bucket with th
 of its own. Several lanes of rounds run at once, for most of a round is waiting.
 """
 
-import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Generic, NamedTuple, TypeVar
-from unittest.mock import patch
 
 import anyio
 from anyio import to_thread
@@ -154,13 +152,7 @@ async def _is_done(place: Place) -> bool:
 async def lanes(servers: Servers, count: int = LANES) -> AsyncGenerator[list[Lane]]:
     """So many lanes."""
     async with AsyncExitStack() as stack:
-        stack.enter_context(no_certificates())
         yield [await stack.enter_async_context(Lane.opened(servers)) for _ in range(count)]
-
-
-def no_certificates() -> AbstractContextManager[object]:
-    """InfluxDB's client loads all the system's at its start, for http:// too: half the time of a round."""
-    return patch.dict(os.environ, SSL_CERT_FILE=os.devnull, SSL_CERT_DIR=os.devnull)
 
 
 class Spread(Generic[J, R]):

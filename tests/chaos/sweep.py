@@ -21,7 +21,6 @@ import anyio
 import asyncpg
 
 from tests.chaos.faulty_io import Died, Fault, FaultyIO, Point, wrapped_libraries
-from tests.chaos.rounds import no_certificates
 from tests.chaos.scenarios import Scenario, Stage, stage
 from tests.isolation import Place
 from tests.record import Entries, check, leave_points_in_hand, settled
@@ -109,7 +108,6 @@ async def stages(servers: Servers, count: int = STAGES) -> AsyncGenerator[Stages
     async with AsyncExitStack() as stack:
         found = [await stack.enter_async_context(stage(servers)) for _ in range(count)]
         stack.enter_context(wrapped_libraries())
-        stack.enter_context(no_certificates())
         stack.enter_context(_types_looked_up_once())
         stack.enter_context(patch.object(dependency, "PAUSE_S_MIN", PAUSE_S_MIN))
         stack.enter_context(patch.object(intake, "BLOCK_MS_DRAINING", BLOCK_MS))

@@ -2,8 +2,12 @@
 
 import gzip
 import re
+import ssl
 import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from threading import get_ident
 
 import anyio
 import pytest
@@ -19,7 +23,9 @@ HEAD = rb"(?s)Content-Length: (\d+)\r\n(?:.*?\r\n)?\r\n"
 FASTEST = 4  #: in a gzip header's XFL. Source: RFC 1952, section 2.3.1
 
 
-async def test_lines_travel_compressed_in_the_fastest_way() -> None:
+@asynccontextmanager
+async def influxdb() -> AsyncGenerator[tuple[InfluxSink, list[bytes]]]:
+    """A sink of somebody who takes everything, and the bodies that he was sent."""
     bodies: list[bytes] = []
 
     async def answer(client: SocketStream) -> None:
@@ -37,12 +43,34 @@ async def test_lines_travel_compressed_in_the_fastest_way() -> None:
         tasks.start_soon(listener.serve, answer)
         port = listener.extra(SocketAttribute.local_port)  # noqa: S610 - not Django's
         sink = InfluxSink(load({"INFLUXDB_URL": f"http://127.0.0.1:{port}"}))
-        await sink.write(LINES)
+        yield sink, bodies
         await sink.aclose()
         tasks.cancel_scope.cancel()
+
+
+async def test_lines_travel_compressed_in_the_fastest_way() -> None:
+    async with influxdb() as (sink, bodies):
+        await sink.write(LINES)
     [body] = bodies
     assert gzip.decompress(body) == LINES
     assert body[8] == FASTEST
+
+
+async def test_the_first_write_loads_no_certificates_in_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """To load them takes it tens of milliseconds, in which no batch goes on."""
+    threads: list[int] = []
+    loads = ssl.SSLContext.load_default_certs
+
+    def load_default_certs(context: ssl.SSLContext, purpose: ssl.Purpose) -> None:
+        threads.append(get_ident())
+        loads(context, purpose)
+
+    monkeypatch.setattr(ssl.SSLContext, "load_default_certs", load_default_certs)
+    async with influxdb() as (sink, _):
+        await sink.write(LINES)
+    assert get_ident() not in threads
 
 
 FULL = """
