@@ -61,9 +61,9 @@ async def tried_on(
 ) -> dict[str, str]:
     """Which techniques fail for a wrong worker; none is tried any more once so many did."""
     row: dict[str, str] = {}
-    for name, technique in tried.items():
+    for name in dict.fromkeys((*wrong.by, *tried)):
         if _count(row) < enough:
-            row[name] = await caught(on, wrong, technique)
+            row[name] = await caught(on, wrong, tried[name])
     return row
 
 

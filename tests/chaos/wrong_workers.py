@@ -39,27 +39,31 @@ class Wrong(NamedTuple):
 
     :ivar make: makes all workers of this process, or producers, wrong while the block runs
     :ivar sql: text of the function `record_outcomes`, and what the wrong worker's schema has instead
+    :ivar by: techniques that are likely to catch it; these are tried first
     """
 
     make: Mistake
     sql: Mapping[str, str]
     is_producer: bool
+    by: Sequence[str]
 
 
 WRONG: dict[str, Wrong] = {}
 
 
-def _wrong(name: str, *, is_producer: bool = False) -> Callable[[Mistake], Mistake]:
+def _wrong(
+    name: str, *, is_producer: bool = False, by: Sequence[str] = ()
+) -> Callable[[Mistake], Mistake]:
     def register(make: Mistake) -> Mistake:
-        WRONG[name] = Wrong(make, {}, is_producer)
+        WRONG[name] = Wrong(make, {}, is_producer, by)
         return make
 
     return register
 
 
-def _wrong_schema(name: str, sql: Mapping[str, str]) -> None:
+def _wrong_schema(name: str, sql: Mapping[str, str], by: Sequence[str] = ()) -> None:
     """A worker of which the schema alone is wrong."""
-    WRONG[name] = Wrong(nullcontext, sql, is_producer=False)
+    WRONG[name] = Wrong(nullcontext, sql, is_producer=False, by=by)
 
 
 def _right(owner: Any, name: str) -> Any:
@@ -85,7 +89,7 @@ def acknowledges_first() -> Generator[None]:
         yield
 
 
-@_wrong("takes a commit whose answer was lost for done")
+@_wrong("takes a commit whose answer was lost for done", by=("every moment", "single faults"))
 @contextmanager
 def takes_errors_for_commits() -> Generator[None]:
     right = ledger.Ledger.record
@@ -113,7 +117,7 @@ def records_no_rejections() -> Generator[None]:
         yield
 
 
-@_wrong("drops the rest of a batch with a row that is refused")
+@_wrong("drops the rest of a batch with a row that is refused", by=("a row refused", "audit"))
 @contextmanager
 def drops_the_other_half() -> Generator[None]:
     right = ledger.Ledger.record
@@ -221,7 +225,9 @@ def lets_redis_decide() -> AbstractContextManager[object]:
     return _hinted(_is_anothers, looks=True)
 
 
-@_wrong("drops a duplicate whose original Postgres does not have")
+@_wrong(
+    "drops a duplicate whose original Postgres does not have", by=("Redis forgot", "every moment")
+)
 def drops_orphans() -> AbstractContextManager[object]:
     return _hinted(lambda entry, claim: _is_anothers(entry, claim) and claim.stored, looks=True)
 
@@ -240,7 +246,7 @@ def knows_no_claim_again() -> Generator[None]:
         yield
 
 
-@_wrong("never corrects a claim")
+@_wrong("never corrects a claim", by=("Redis forgot", "audit"))
 def never_corrects() -> AbstractContextManager[object]:
     def nothing(*_: object) -> dict[str, str]:
         return {}
@@ -341,6 +347,7 @@ _wrong_schema(
             "ORDER BY e.ordinality\n        ON CONFLICT"
         ),
     },
+    by=("chance", "rivals"),
 )
 _wrong_schema("counts a redelivered order twice", {"FROM found f WHERE NOT itself": "FROM found f"})
 
@@ -351,10 +358,13 @@ _wrong_schema("counts a redelivered order twice", {"FROM found f WHERE NOT itsel
 _wrong_schema(
     "notes no points that it has in hand",
     {"UNION ALL SELECT e.entry_id FROM unnest(p_rejections) e))": "WHERE false))"},
+    by=("Redis forgot all", "every moment"),
 )
 
 
-@_wrong("leaves the points that a dead worker had in hand")
+@_wrong(
+    "leaves the points that a dead worker had in hand", by=("Redis forgot all", "pairs of faults")
+)
 @contextmanager
 def leaves_points_in_hand() -> Generator[None]:
     right = ledger.Ledger.settle_in_hand
@@ -408,16 +418,19 @@ _wrong_schema(
     {
         "enter_stream(p_stream, p_window, p_envelope, v_alone)": "enter_stream(p_stream, '0', '{}', v_alone)"
     },
+    by=("other rules", "interleavings"),
 )
 _wrong_schema(
-    "takes no notice of what others gave up", {"IF v_some_rejected THEN": "IF false THEN"}
+    "takes no notice of what others gave up",
+    {"IF v_some_rejected THEN": "IF false THEN"},
+    by=("given up", "interleavings"),
 )
 
 
 # --- how it reads ---
 
 
-@_wrong("reads on without its own history after a lost reply")
+@_wrong("reads on without its own history after a lost reply", by=("sound runs", "pairs of faults"))
 @contextmanager
 def reads_no_history() -> Generator[None]:
     async def read_own(self: Any, _batches: object) -> None:
@@ -444,7 +457,7 @@ def removes_holders() -> Generator[None]:
         yield
 
 
-@_wrong("swallows that Redis has no memory for a dead letter")
+@_wrong("swallows that Redis has no memory for a dead letter", by=("Redis full", "every moment"))
 def swallows_full_memory() -> AbstractContextManager[object]:
     wrong = "(letter and attempt('HSET', index, id, letter)) or true"
     return _script("worker", "settle.lua", "letter and attempt('HSET', index, id, letter)", wrong)
