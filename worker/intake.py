@@ -20,6 +20,7 @@ from streams.connection import GroupLost, RedisUnavailable
 from streams.entry import Entry
 from streams.group import Group
 from worker.batch import Connections, Turn, process
+from worker.outcome import Rejected
 from worker.settings import Settings
 
 BATCH_BYTES = 4 * 1024 * 1024  #: what a batch should hold at most, names and values
@@ -192,18 +193,18 @@ class Intake:
     async def _attempt(self, entry: Entry, turn: Turn) -> None:
         attempt = await self._begin_attempt(entry)
         given_up = attempt > self._settings.delivery_limit
-        if given_up:
-            log.error(
-                "entry.given_up", stream=entry.stream, entry_id=entry.id, attempts=attempt - 1
-            )
         survived = partial(self._survived, entry)
         try:
-            await process(
+            [outcome] = await process(
                 [entry], self._io, self._settings, turn, given_up=given_up, waiting=survived
             )
         finally:
             with anyio.CancelScope(shield=True):
                 await survived()
+        if given_up and isinstance(outcome, Rejected):  # else it has an outcome, and keeps that
+            log.error(
+                "entry.given_up", stream=entry.stream, entry_id=entry.id, attempts=attempt - 1
+            )
 
     async def _begin_attempt(self, entry: Entry) -> int:
         try:

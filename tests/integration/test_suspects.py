@@ -6,8 +6,8 @@ import pytest
 
 from tests.isolation import Place
 from tests.orders import order, orders
-from tests.record import Tally, check, dead_letters, everything, until
-from tests.workers import Workers, drain, impatient
+from tests.record import Tally, check, dead_letters, everything, settled, until
+from tests.workers import Workers, drain, impatient, working
 from worker.intake import SUSPECT_FROM
 
 pytestmark = pytest.mark.anyio
@@ -25,9 +25,12 @@ async def hold(place: Place, consumer: str, deliveries: int) -> None:
     await place.command(*claim, "RETRYCOUNT", deliveries, "JUSTID")
 
 
+def attempts_key(place: Place) -> str:
+    return f"{{{place.stream}}}:attempts:{place.settings.group}"
+
+
 async def attempts(place: Place) -> dict[str, str]:
-    key = f"{{{place.stream}}}:attempts:{place.settings.group}"
-    return await place.command("HGETALL", key)
+    return await place.command("HGETALL", attempts_key(place))
 
 
 async def test_an_entry_that_ends_its_workers_is_rejected_and_the_others_are_not(
@@ -53,6 +56,20 @@ async def test_an_entry_that_ends_its_workers_is_rejected_and_the_others_are_not
     assert await place.pending() == 0
     assert "entry.given_up" in worker.log
     assert await attempts(place) == {}
+
+
+async def test_who_gives_up_an_entry_that_is_on_record_says_nothing_of_it(place: Place) -> None:
+    place = place.having(WORKER_CONSUMER="one", WORKER_DELIVERY_LIMIT=str(LIMIT))
+    [entry_id] = await place.publish(orders(range(1)))
+    await drain(place)
+    await place.command("XGROUP", "DESTROY", place.stream, place.settings.group)
+    await hold(place, "one", SUSPECT_FROM)
+    await place.command("HSET", attempts_key(place), entry_id, LIMIT)
+    async with working(place) as events:
+        await settled(place)
+    assert events.of("entries.kept_earlier_outcome")
+    assert not events.of("entry.given_up")
+    assert await check(place) == Tally(1)
 
 
 async def test_an_entry_that_is_delivered_often_and_harms_nobody_is_accepted(place: Place) -> None:
