@@ -35,7 +35,7 @@ class SchemaMismatch(OrdergateError):
 
 
 class PostgresRefused(OrdergateError):
-    """Postgres refuses us: password, role, database or a right (SQLSTATE class 28, 3D, 42501)."""
+    """Postgres refuses us: our password, role, database, rights or sessions; see `postgres.REFUSED`."""
 
 
 class Unavailable(OrdergateError):

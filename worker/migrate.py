@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import NamedTuple
 
-from worker.errors import SchemaMismatch
+from worker.errors import BadSettings, SchemaMismatch
 from worker.ledger import Ledger
 from worker.postgres import Connection
 
@@ -42,6 +42,7 @@ async def migrate(ledger: Ledger, schema: str) -> list[Migration]:
 
     :raises PostgresUnavailable: what was applied before stays; calling again goes on from there
     :raises SchemaMismatch: the schema is newer than this worker, or not one of its own
+    :raises BadSettings: see `check_schema`; nothing was done
     """
     async with ledger.connection() as connection:
         await connection.execute("SELECT pg_advisory_lock($1, hashtext($2))", LOCK, schema)
@@ -52,7 +53,11 @@ async def migrate(ledger: Ledger, schema: str) -> list[Migration]:
 
 
 async def _migrate(connection: Connection, schema: str) -> list[Migration]:
-    if not await connection.fetchval("SELECT to_regnamespace($1) IS NOT NULL", schema):
+    there, path = await connection.fetchrow(
+        "SELECT to_regnamespace($1) IS NOT NULL, current_setting('search_path')", schema
+    )
+    _require(path, schema)
+    if not there:
         await connection.execute(f'CREATE SCHEMA "{schema}"')
     await connection.execute(
         "CREATE TABLE IF NOT EXISTS schema_migrations (version int PRIMARY KEY, name text NOT NULL, "
@@ -76,15 +81,28 @@ async def check_schema(ledger: Ledger, schema: str) -> None:
     Hears Postgres' time as well, for the first batch.
 
     :raises SchemaMismatch: it is older, newer, or another; the message says what to do
+    :raises BadSettings: sessions are not in the schema; the message says why
     """
     await ledger.hear_as_of()
     async with ledger.connection() as connection:
-        there = await connection.fetchval("SELECT to_regclass('schema_migrations') IS NOT NULL")
+        there, path = await connection.fetchrow(
+            "SELECT to_regclass('schema_migrations') IS NOT NULL, current_setting('search_path')"
+        )
+        _require(path, schema)
         applied = await _applied(connection) if there else dict[int, str]()
     if missing := _missing(applied):
         raise SchemaMismatch(
             f"schema {schema} is older than this worker: {len(missing)} migration(s) missing, the first "
             f"is {missing[0].version:04}_{missing[0].name}; run `python -m worker migrate`"
+        )
+
+
+def _require(path: str, schema: str) -> None:
+    """A pooler may keep to itself what we ask of a session. All would be done in another schema then."""
+    if path != schema:
+        raise BadSettings(
+            f"DATABASE_URL leads to sessions whose search_path is {path}, where {schema} was asked for, and "
+            "that have no time limits of ours; connect to Postgres itself, not to a pooler such as PgBouncer"
         )
 
 

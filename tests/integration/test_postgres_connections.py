@@ -8,7 +8,7 @@ import pytest
 from tests.chaos.proxy import Proxy, Reset
 from tests.isolation import Place
 from tests.record import until
-from worker.errors import PostgresUnavailable, RowRefused
+from worker.errors import PostgresRefused, PostgresUnavailable, RowRefused
 from worker.ledger import Ledger
 
 pytestmark = pytest.mark.anyio
@@ -59,6 +59,14 @@ async def test_after_an_error_that_passes_all_connections_are_made_anew(ledger: 
     async with ledger.connection():
         assert await backend(ledger) not in (kept, at_hand)
     assert await backend(ledger) not in (kept, at_hand)
+
+
+@pytest.mark.parametrize("sqlstate", ["42P05", "26000"])
+async def test_prepared_statements_that_a_pooler_mixes_up_are_the_operators_to_mend(
+    ledger: Ledger, sqlstate: str
+) -> None:
+    with pytest.raises(PostgresRefused):
+        await told(ledger, RAISE.format(sqlstate))
 
 
 async def test_a_statement_that_nobody_waits_for_any_more_ends_in_postgres_too(

@@ -5,6 +5,7 @@ from importlib.resources import files
 import pytest
 
 from tests.isolation import Place
+from tests.pooler import pooler
 from tests.workers import Workers
 from worker.ledger import queries
 
@@ -99,6 +100,18 @@ async def test_a_schema_of_other_migrations_is_refused(place: Place, workers: Wo
     await refused(
         place, workers, "migration 0002 of the schema is first_outcome", "DATABASE_SCHEMA"
     )
+
+
+@pytest.mark.parametrize("command", [[], ["migrate"]])
+async def test_sessions_that_do_not_lead_to_the_schema_are_refused(
+    place: Place, workers: Workers, command: list[str]
+) -> None:
+    """Workers of two schemas would suppress each other's orders."""
+    async with pooler(place.variables["DATABASE_URL"]) as url:
+        words = 'search_path is "$user", public', f"{place.schema} was asked for", "PgBouncer"
+        await refused(place.having(DATABASE_URL=url), workers, *words, command=command)
+    [row] = await place.fetch("SELECT to_regclass('public.schema_migrations') AS made")
+    assert row["made"] is None
 
 
 async def refused(

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Mapping
 from time import time
 from typing import Any
 
-from worker.errors import SchemaMismatch
+from worker.errors import BadSettings, SchemaMismatch
 from worker.ledger import Ledger, queries
 from worker.migrate import check_schema
 from worker.operate.command import human
@@ -34,6 +34,9 @@ async def look_at_postgres(ledger: Ledger, settings: Settings) -> AsyncGenerator
     yield _durable(server)
     try:
         await check_schema(ledger, schema)
+    except BadSettings as error:
+        yield fail("sessions", str(error), "let DATABASE_URL lead to Postgres itself")
+        return
     except SchemaMismatch as error:
         newer = "newer" in str(error)
         command = "" if newer else "python -m worker migrate"

@@ -16,6 +16,7 @@ import pytest
 from tests.integration.operate.conftest import Ask
 from tests.isolation import Place, isolated
 from tests.orders import T0_MS, order, orders
+from tests.pooler import pooler
 from tests.record import settled
 from tests.servers import Servers, ServerUnavailable
 from tests.workers import drain, impatient, working
@@ -263,6 +264,15 @@ async def test_a_schema_that_is_missing_fails_with_the_command_that_makes_it(
     await place.fetch("INSERT INTO schema_migrations (version, name) VALUES (9999, 'future')")
     (found,) = (await checked(ask, place))["Postgres", "schema"]
     assert (found.level, found.do) == ("fail", "update the worker")
+
+
+async def test_a_pooler_that_keeps_settings_of_sessions_to_itself_is_found(
+    place: Place, ask: Ask
+) -> None:
+    async with pooler(place.variables["DATABASE_URL"]) as url:
+        lines = await checked(ask, place.having(DATABASE_URL=url))
+    (found,) = lines["Postgres", "sessions"]
+    assert (found.level, found.do) == ("fail", "let DATABASE_URL lead to Postgres itself")
 
 
 async def test_the_deciding_index_is_looked_at(place: Place, ask: Ask) -> None:
