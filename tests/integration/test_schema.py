@@ -5,7 +5,7 @@ from importlib.resources import files
 import pytest
 
 from tests.isolation import Place
-from tests.pooler import pooler
+from tests.relay import pooler
 from tests.workers import Workers
 from worker.ledger import queries
 

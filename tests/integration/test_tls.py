@@ -9,7 +9,7 @@ import trustme
 from tests.isolation import Place
 from tests.orders import orders
 from tests.record import Tally, check
-from tests.tls import encrypted
+from tests.relay import encrypted
 from tests.workers import Workers
 
 pytestmark = pytest.mark.anyio

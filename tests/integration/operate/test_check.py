@@ -16,8 +16,8 @@ import pytest
 from tests.integration.operate.conftest import Ask
 from tests.isolation import Place, isolated
 from tests.orders import T0_MS, order, orders
-from tests.pooler import pooler
 from tests.record import settled
+from tests.relay import pooler
 from tests.servers import Servers, ServerUnavailable
 from tests.workers import drain, impatient, working
 from worker.embedded import EmbeddedUnavailable, PostgresServer, valkey

@@ -1,0 +1,92 @@
+"""What may stand between a worker and a server: a pooler that ignores settings, TLS."""
+
+import ssl
+import struct
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, suppress
+from urllib.parse import urlsplit
+
+import anyio
+import trustme
+from anyio.abc import AnyByteStream, ByteStream, SocketAttribute
+from anyio.streams.tls import TLSListener
+
+NAME = "localhost"
+WITH_TLS = {"redis": "rediss", "http": "https"}
+KEPT = (b"user", b"database")
+GONE = (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, ssl.SSLError)
+
+
+@asynccontextmanager
+async def pooler(url: str) -> AsyncGenerator[str]:
+    """A pooler before Postgres that keeps to itself what a client asks of its session; gives its URL.
+
+    PgBouncer does so with what its `ignore_startup_parameters` names; else it refuses the client.
+    """
+    async with _relayed(url, first=_without_settings) as netloc:
+        yield urlsplit(url)._replace(netloc=netloc, query="sslmode=disable").geturl()
+
+
+@asynccontextmanager
+async def encrypted(url: str, authority: trustme.CA) -> AsyncGenerator[str]:
+    """TLS before a server that has none, with a certificate by that authority; gives its URL."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert(NAME).configure_cert(context)
+    async with _relayed(url, context) as netloc:
+        parts = urlsplit(url)
+        yield parts._replace(scheme=WITH_TLS[parts.scheme], netloc=netloc).geturl()
+
+
+def _without_settings(startup: bytes) -> bytes:
+    """A client's first message. Source: PostgreSQL manual, "Message Formats", StartupMessage."""
+    words = startup[8:].split(b"\0")
+    pairs = zip(words[::2], words[1::2], strict=False)
+    body = b"".join(b"%b\0%b\0" % pair for pair in pairs if pair[0] in KEPT) + b"\0"
+    return struct.pack("!I", 8 + len(body)) + startup[4:8] + body
+
+
+@asynccontextmanager
+async def _relayed(
+    url: str, context: ssl.SSLContext | None = None, first: Callable[[bytes], bytes] = bytes
+) -> AsyncGenerator[str]:
+    """Stand before the server of a URL while the block runs; gives login and address for such a URL.
+
+    :param context: to speak TLS with clients
+    :param first: what the server gets of a client's first message
+    """
+    server = urlsplit(url)
+
+    async def carry(client: ByteStream) -> None:
+        to = await anyio.connect_tcp(server.hostname or NAME, server.port or 0)
+        async with client, to, anyio.create_task_group() as pumps:
+            pumps.start_soon(_pump, to, client, bytes, pumps.cancel_scope)
+            await _pump(client, to, first, pumps.cancel_scope)
+
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    port = listener.extra(SocketAttribute.local_port)  # noqa: S610 - not Django's
+    async with listener, anyio.create_task_group() as tasks:
+        speaking = _TLS(listener, context, standard_compatible=False) if context else listener
+        tasks.start_soon(speaking.serve, carry)
+        login, at, _ = server.netloc.rpartition("@")
+        yield f"{login}{at}{NAME}:{port}"
+        tasks.cancel_scope.cancel()
+
+
+class _TLS(TLSListener):
+    @staticmethod
+    async def handle_handshake_error(exc: BaseException, stream: AnyByteStream) -> None:
+        """Let a client go that does not trust us."""
+
+
+async def _pump(
+    source: ByteStream,
+    sink: ByteStream,
+    first: Callable[[bytes], bytes],
+    scope: anyio.CancelScope,
+) -> None:
+    """Pass everything on until either side is gone; then the connection is over."""
+    with suppress(*GONE):
+        await sink.send(first(await source.receive()))
+        async for data in source:
+            await sink.send(data)
+    scope.cancel()
