@@ -7,7 +7,7 @@ them, and the workers' settings differ, so that all ways of `record_outcomes` me
 
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from itertools import product
@@ -97,18 +97,15 @@ async def interleave(place: Place, seed: str, rounds: int) -> None:
     ledger = Ledger(
         settings.database_address, place.schema, timeout_ms=30_000, connections_max=WORKERS
     )
-    try:
-        async with _paused(place):
-            for number in range(rounds):
-                try:
-                    chance = Random(f"{seed} {number}")  # noqa: S311 - to be repeated
-                    stream, differing = f"{place.stream}-{number}", number % 2 > 0
-                    await _round(place, ledger, chance, stream, differing=differing)
-                except BaseException as error:
-                    error.add_note(f"round {number} of seed {seed}")
-                    raise
-    finally:
-        await ledger.aclose()
+    async with aclosing(ledger), _paused(place):
+        for number in range(rounds):
+            try:
+                chance = Random(f"{seed} {number}")  # noqa: S311 - to be repeated
+                stream, differing = f"{place.stream}-{number}", number % 2 > 0
+                await _round(place, ledger, chance, stream, differing=differing)
+            except BaseException as error:
+                error.add_note(f"round {number} of seed {seed}")
+                raise
 
 
 @asynccontextmanager

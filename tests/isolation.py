@@ -10,7 +10,7 @@ test does there, another test, or another run on the same servers, does not see 
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import aclosing, asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from time import time
@@ -214,11 +214,8 @@ def _database(url: str, number: int) -> str:
 @asynccontextmanager
 async def _schema(url: str, name: str, *, own: bool) -> AsyncGenerator[asyncpg.Pool]:
     """A migrated schema of that name. On a server of the test's own it is left behind."""
-    ledger = Ledger(url, name, timeout_ms=30_000)
-    try:
+    async with aclosing(Ledger(url, name, timeout_ms=30_000)) as ledger:
         await migrate(ledger, name)
-    finally:
-        await ledger.aclose()
     settings = {"search_path": name, "timezone": "UTC"}
     pool = await asyncpg.create_pool(url, min_size=0, max_size=2, server_settings=settings)
     try:

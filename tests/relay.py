@@ -1,4 +1,4 @@
-"""What may stand between a worker and a server: a pooler that ignores settings, TLS."""
+"""What may stand between a worker and a server: a pooler that ignores settings, TLS, who hides its end."""
 
 import ssl
 import struct
@@ -37,6 +37,17 @@ async def encrypted(url: str, authority: trustme.CA) -> AsyncGenerator[str]:
         yield parts._replace(scheme=WITH_TLS[parts.scheme], netloc=netloc).geturl()
 
 
+@asynccontextmanager
+async def half_open(url: str) -> AsyncGenerator[tuple[str, anyio.Event]]:
+    """Somebody who keeps a connection that the server has ended; gives his URL.
+
+    And an event, set when all that the server said has been passed on.
+    """
+    hung_up = anyio.Event()
+    async with _relayed(url, ends=hung_up.set) as netloc:
+        yield urlsplit(url)._replace(netloc=netloc).geturl(), hung_up
+
+
 def _without_settings(startup: bytes) -> bytes:
     """A client's first message. Source: PostgreSQL manual, "Message Formats", StartupMessage."""
     words = startup[8:].split(b"\0")
@@ -47,20 +58,25 @@ def _without_settings(startup: bytes) -> bytes:
 
 @asynccontextmanager
 async def _relayed(
-    url: str, context: ssl.SSLContext | None = None, first: Callable[[bytes], bytes] = bytes
+    url: str,
+    context: ssl.SSLContext | None = None,
+    first: Callable[[bytes], bytes] = bytes,
+    ends: Callable[[], None] | None = None,
 ) -> AsyncGenerator[str]:
     """Stand before the server of a URL while the block runs; gives login and address for such a URL.
 
     :param context: to speak TLS with clients
     :param first: what the server gets of a client's first message
+    :param ends: called when the server has hung up; the client is told of it where this is not given
     """
     server = urlsplit(url)
 
     async def carry(client: ByteStream) -> None:
         to = await anyio.connect_tcp(server.hostname or NAME, server.port or 0)
         async with client, to, anyio.create_task_group() as pumps:
-            pumps.start_soon(_pump, to, client, bytes, pumps.cancel_scope)
-            await _pump(client, to, first, pumps.cancel_scope)
+            over = pumps.cancel_scope.cancel
+            pumps.start_soon(_pump, to, client, bytes, ends or over)
+            await _pump(client, to, first, over)
 
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
     port = listener.extra(SocketAttribute.local_port)  # noqa: S610 - not Django's
@@ -82,11 +98,11 @@ async def _pump(
     source: ByteStream,
     sink: ByteStream,
     first: Callable[[bytes], bytes],
-    scope: anyio.CancelScope,
+    over: Callable[[], object],
 ) -> None:
-    """Pass everything on until either side is gone; then the connection is over."""
+    """Pass everything on until either side is gone; then it is over."""
     with suppress(*GONE):
         await sink.send(first(await source.receive()))
         async for data in source:
             await sink.send(data)
-    scope.cancel()
+    over()

@@ -56,7 +56,7 @@ async def _migrate(connection: Connection, schema: str) -> list[Migration]:
     there, path = await connection.fetchrow(
         "SELECT to_regnamespace($1) IS NOT NULL, current_setting('search_path')", schema
     )
-    _require(path, schema)
+    _require_search_path(path, schema)
     if not there:
         await connection.execute(f'CREATE SCHEMA "{schema}"')
     await connection.execute(
@@ -88,7 +88,7 @@ async def check_schema(ledger: Ledger, schema: str) -> None:
         there, path = await connection.fetchrow(
             "SELECT to_regclass('schema_migrations') IS NOT NULL, current_setting('search_path')"
         )
-        _require(path, schema)
+        _require_search_path(path, schema)
         applied = await _applied(connection) if there else dict[int, str]()
     if missing := _missing(applied):
         raise SchemaMismatch(
@@ -97,7 +97,7 @@ async def check_schema(ledger: Ledger, schema: str) -> None:
         )
 
 
-def _require(path: str, schema: str) -> None:
+def _require_search_path(path: str, schema: str) -> None:
     """A pooler may keep to itself what we ask of a session. All would be done in another schema then."""
     if path != schema:
         raise BadSettings(

@@ -3,8 +3,8 @@
 import gc
 import os
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, ExitStack, aclosing
 from pathlib import Path
 
 import anyio
@@ -74,16 +74,10 @@ def _first(group: BaseExceptionGroup[OrdergateError]) -> OrdergateError:
     return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
-@asynccontextmanager
-async def ledger_of(chosen: Settings) -> AsyncGenerator[Ledger]:
+def ledger_of(chosen: Settings) -> AbstractAsyncContextManager[Ledger]:
     """The ledger that the settings name, closed on leaving."""
-    ledger = Ledger(
-        chosen.database_address, chosen.database_schema, timeout_ms=chosen.postgres_timeout_ms
-    )
-    try:
-        yield ledger
-    finally:
-        await ledger.aclose()
+    timeout_ms = chosen.postgres_timeout_ms
+    return aclosing(Ledger(chosen.database_address, chosen.database_schema, timeout_ms=timeout_ms))
 
 
 async def migrated(chosen: Settings) -> list[Migration]:

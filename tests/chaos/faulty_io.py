@@ -7,7 +7,7 @@ in one process, each watched by a `FaultyIO` of its own.
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Generator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, aclosing, contextmanager, suppress
 from contextvars import ContextVar
 from enum import Enum
 from functools import cache, partial
@@ -130,11 +130,8 @@ class FaultyIO:
 
     async def late_write(self, body: bytes) -> None:
         """Write points that the network held up, on a connection of its own."""
-        sink = InfluxSink(self._settings)
-        try:
+        async with aclosing(InfluxSink(self._settings)) as sink:
             await sink.write(body)
-        finally:
-            await sink.aclose()
 
     async def call(self, name: str, call: Call, late: Call | None, failures: Failures) -> Any:
         """Make one call, or let it go wrong.

@@ -1,6 +1,7 @@
 """Connections to Postgres: which are kept for the next batch, and which are not."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, aclosing
 
 import anyio
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from tests.chaos.proxy import Proxy, Reset
 from tests.isolation import Place
 from tests.record import until
+from tests.relay import half_open
 from worker.errors import PostgresRefused, PostgresUnavailable, RowRefused
 from worker.ledger import Ledger
 
@@ -20,11 +22,13 @@ RAISE = "DO $$ BEGIN RAISE EXCEPTION 'as asked for' USING ERRCODE = '{}'; END $$
 @pytest.fixture
 async def ledger(place: Place) -> AsyncGenerator[Ledger]:
     """One that may have two connections."""
-    ledger = Ledger(
-        place.settings.database_address, place.schema, timeout_ms=60_000, connections_max=2
-    )
-    yield ledger
-    await ledger.aclose()
+    async with ledger_at(place.settings.database_address, place) as ledger:
+        yield ledger
+
+
+def ledger_at(url: str, place: Place) -> AbstractAsyncContextManager[Ledger]:
+    """The place's, at a URL that leads there."""
+    return aclosing(Ledger(url, place.schema, timeout_ms=60_000, connections_max=2))
 
 
 async def backend(ledger: Ledger) -> int:
@@ -83,13 +87,29 @@ async def test_a_statement_that_nobody_waits_for_any_more_ends_in_postgres_too(
 async def test_a_connection_that_breaks_in_the_middle_of_a_statement_is_no_answer(
     place: Place,
 ) -> None:
-    async with Proxy.before(place.settings.database_address) as proxy:
-        ledger = Ledger(proxy.url, place.schema, timeout_ms=60_000)
-        try:
-            assert not (await cut_short(ledger, place, lambda: proxy.inflict(Reset()))).answered
-        finally:
-            await ledger.aclose()
-            await terminate(place)  # Postgres sees nothing of it before it has an answer to send
+    async with (
+        Proxy.before(place.settings.database_address) as proxy,
+        ledger_at(proxy.url, place) as ledger,
+    ):
+        assert not (await cut_short(ledger, place, lambda: proxy.inflict(Reset()))).answered
+        await terminate(place)  # Postgres sees nothing of it before it has an answer to send
+
+
+async def test_a_connection_told_of_its_end_is_postgres_being_away_and_not_a_bug(
+    place: Place,
+) -> None:
+    """Its end has not come yet."""
+    async with (
+        half_open(place.settings.database_address) as (url, hung_up),
+        ledger_at(url, place) as ledger,
+    ):
+        pid = await backend(ledger)
+        await place.fetch("SELECT pg_terminate_backend($1)", pid)
+        with anyio.fail_after(WITHIN_S):
+            await hung_up.wait()
+        with pytest.raises(PostgresUnavailable):
+            await backend(ledger)
+        assert await backend(ledger) != pid
 
 
 async def test_what_postgres_says_before_it_ends_a_connection_is_an_answer(
