@@ -85,6 +85,8 @@ class Postgres:
                 "application_name": "ordergate",
                 "timezone": "UTC",
                 "jit": "off",
+                # Who waited for a lock sees what was committed meanwhile, whatever a database's default is.
+                "default_transaction_isolation": "read committed",
                 "statement_timeout": str(timeout_ms),
                 "idle_in_transaction_session_timeout": str(2 * timeout_ms),
             },

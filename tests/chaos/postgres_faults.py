@@ -63,14 +63,6 @@ async def read_only(scene: Scene, chance: Random) -> None:
         await _alter(postgres, "RESET default_transaction_read_only")
 
 
-async def snapshots(scene: Scene, chance: Random) -> None:
-    """Transactions see one snapshot, and those that meet what others committed meanwhile fail."""
-    async with admin(scene) as postgres:
-        await _alter(postgres, "SET default_transaction_isolation = 'repeatable read'")
-        await anyio.sleep(chance.uniform(1, 3))
-        await _alter(postgres, "RESET default_transaction_isolation")
-
-
 async def unserializable(scene: Scene, chance: Random) -> None:
     """Every second batch is refused with a serialization failure."""
     async with admin(scene) as postgres:
@@ -157,7 +149,6 @@ POSTGRES_FAULTS: Mapping[str, Fault] = {
     "stopped": stopped,
     "hung": hung,
     "read-only": read_only,
-    "repeatable read": snapshots,
     "serialization failures": unserializable,
     "table locked": locked,
     "deadlocks": deadlocked,

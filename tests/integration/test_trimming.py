@@ -5,6 +5,7 @@ Their ids may be given again, to orders that come later: those are lost to nothi
 
 import signal
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from datetime import datetime
 from functools import partial
 
@@ -12,11 +13,13 @@ import anyio
 import pytest
 
 from streams.entry import Entry
-from tests.isolation import Place
+from tests.isolation import Place, isolated
 from tests.orders import ids, order, parsed
 from tests.record import check_points, dead_letters, points_paid, recording, until
+from tests.servers import Servers
 from tests.workers import Workers, drain, impatient, working
 from worker.decide import Insert, Reject
+from worker.embedded import PostgresServer
 from worker.ledger import Ledger, Rules
 from worker.order import ENVELOPE_FIELDS, Malformed
 from worker.outcome import Accepted, Kept, Outcome, Rejected
@@ -212,6 +215,25 @@ async def test_an_entry_recorded_while_another_worker_finds_it_trimmed_is_reject
     assert isinstance(first, Rejected)
     assert second == Kept(second.entry, final=False)
     assert await outcomes(place) == {first.entry.id: [TRIMMED]}
+
+
+@pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
+async def test_a_database_that_shows_transactions_one_snapshot_does_not_hide_what_the_first_recorded(
+    clean_servers: Servers, own_postgres: PostgresServer, isolation: str
+) -> None:
+    async with isolated(clean_servers, database_url=own_postgres.url) as place:
+        database = (await place.fetch("SELECT current_database() AS name"))[0]["name"]
+        await place.fetch(
+            f"ALTER DATABASE {database} SET default_transaction_isolation = '{isolation}'"
+        )
+        ledger = Ledger(place.settings.database_address, place.schema, timeout_ms=20_000)
+        async with aclosing(ledger):
+            await ledger.hear_as_of()
+            await place.fetch(RECORD_NOTHING, place.stream, sorted(RULES.envelope))
+            [first], [second] = await race(place, ledger, with_fields(place), without_fields(place))
+        assert isinstance(first, Accepted)
+        assert second == Kept(second.entry)
+        assert await outcomes(place) == {first.entry.id: [ACCEPTED]}
 
 
 async def test_batches_without_trimmed_entries_do_not_wait_for_each_other(
