@@ -14,6 +14,7 @@ from worker.ledger import Ledger
 from worker.postgres import Connection
 
 LOCK = 0x6F726472  #: "ordr"; any number, the same for every migrator
+SESSION = "current_setting('search_path'), current_setting('server_encoding')"
 
 
 class Migration(NamedTuple):
@@ -53,10 +54,10 @@ async def migrate(ledger: Ledger, schema: str) -> list[Migration]:
 
 
 async def _migrate(connection: Connection, schema: str) -> list[Migration]:
-    there, path = await connection.fetchrow(
-        "SELECT to_regnamespace($1) IS NOT NULL, current_setting('search_path')", schema
+    there, *session = await connection.fetchrow(
+        f"SELECT to_regnamespace($1) IS NOT NULL, {SESSION}", schema
     )
-    _require_search_path(path, schema)
+    _require_session(schema, *session)
     if not there:
         await connection.execute(f'CREATE SCHEMA "{schema}"')
     await connection.execute(
@@ -81,14 +82,14 @@ async def check_schema(ledger: Ledger, schema: str) -> None:
     Hears Postgres' time as well, for the first batch.
 
     :raises SchemaMismatch: it is older, newer, or another; the message says what to do
-    :raises BadSettings: sessions are not in the schema; the message says why
+    :raises BadSettings: sessions are not in the schema, or not in UTF8; the message says why
     """
     await ledger.hear_as_of()
     async with ledger.connection() as connection:
-        there, path = await connection.fetchrow(
-            "SELECT to_regclass('schema_migrations') IS NOT NULL, current_setting('search_path')"
+        there, *session = await connection.fetchrow(
+            f"SELECT to_regclass('schema_migrations') IS NOT NULL, {SESSION}"
         )
-        _require_search_path(path, schema)
+        _require_session(schema, *session)
         applied = await _applied(connection) if there else dict[int, str]()
     if missing := _missing(applied):
         raise SchemaMismatch(
@@ -97,12 +98,19 @@ async def check_schema(ledger: Ledger, schema: str) -> None:
         )
 
 
-def _require_search_path(path: str, schema: str) -> None:
-    """A pooler may keep to itself what we ask of a session. All would be done in another schema then."""
+def _require_session(schema: str, path: str, encoding: str) -> None:
+    """A pooler may keep to itself what we ask of a session: all would be done in another schema then. And
+    in another encoding than UTF-8 there are orders that cannot be stored, for nothing that is in them.
+    """
     if path != schema:
         raise BadSettings(
             f"DATABASE_URL leads to sessions whose search_path is {path}, where {schema} was asked for, and "
             "that have no time limits of ours; connect to Postgres itself, not to a pooler such as PgBouncer"
+        )
+    if encoding != "UTF8":
+        raise BadSettings(
+            f"DATABASE_URL leads to a database in {encoding}, which cannot store the text of every order; "
+            "make one in UTF8: CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
         )
 
 

@@ -1,12 +1,15 @@
 """The schema: made and brought up to date by `migrate`, and checked by the worker at its start."""
 
 from importlib.resources import files
+from typing import Any, cast
 
+import asyncpg
 import pytest
 
 from tests.isolation import Place
 from tests.relay import pooler
 from tests.workers import Workers
+from worker.embedded import PostgresServer
 from worker.ledger import queries
 
 pytestmark = pytest.mark.anyio
@@ -112,6 +115,21 @@ async def test_sessions_that_do_not_lead_to_the_schema_are_refused(
         await refused(place.having(DATABASE_URL=url), workers, *words, command=command)
     [row] = await place.fetch("SELECT to_regclass('public.schema_migrations') AS made")
     assert row["made"] is None
+
+
+@pytest.mark.parametrize("command", [[], ["migrate"]])
+async def test_a_database_that_cannot_store_every_text_is_refused(
+    place: Place, own_postgres: PostgresServer, workers: Workers, command: list[str]
+) -> None:
+    """Else orders would be rejected for what their database is."""
+    connection = cast("Any", await asyncpg.connect(own_postgres.url))
+    await connection.execute(
+        "CREATE DATABASE western ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0"
+    )
+    await connection.close()
+    url = own_postgres.url.rpartition("/")[0] + "/western"
+    words = "a database in LATIN1", "ENCODING 'UTF8'"
+    await refused(place.having(DATABASE_URL=url), workers, *words, command=command)
 
 
 async def refused(

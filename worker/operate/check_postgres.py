@@ -35,7 +35,7 @@ async def look_at_postgres(ledger: Ledger, settings: Settings) -> AsyncGenerator
     try:
         await check_schema(ledger, schema)
     except BadSettings as error:
-        yield fail("sessions", str(error), "let DATABASE_URL lead to Postgres itself")
+        yield fail("database", str(error), "change DATABASE_URL")
         return
     except SchemaMismatch as error:
         newer = "newer" in str(error)
