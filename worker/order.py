@@ -5,15 +5,14 @@ to compute it too: `docs/content-hash.md` describes what `canonical` writes, wit
 """
 
 import re
-import unicodedata
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import NamedTuple, TypeVar, cast
 
 import msgspec
+import unicodedata2
 
 from worker.fields import (
     BYTES_MAX,
@@ -31,12 +30,8 @@ from worker.fields import (
 )
 
 HASH_TAG = b"ordergate.order.v1\n"
-LONG_RUN = re.compile(rb"[^\0]{32,}")  #: of combining classes; shorter runs are sorted in no time
-#: Characters that are no marks by their class and decompose to marks alone; a mark in their place.
-MARKS_ALONE: dict[int, str] = dict.fromkeys((0x0F73, 0x0F75, 0x0F81), "\u0f71")
-NORMALIZED_AT_ONCE = (
-    256  #: characters of a text that `unicodedata.normalize` is quick with, whatever they are
-)
+#: By one version of Unicode, whatever Python's is: two workers must not hash one content differently.
+normalize = cast("Callable[[str, str], str]", unicodedata2.normalize)
 ENVELOPE_FIELDS = frozenset(
     {
         "order_id",
@@ -323,37 +318,7 @@ def _instant(at: datetime) -> str:
 
 
 def _nfc(text: str) -> str:
-    if text.isascii():
-        return text
-    if len(text) > NORMALIZED_AT_ONCE:
-        text = _long_runs_sorted(text)
-    return unicodedata.normalize("NFC", text)
-
-
-def _long_runs_sorted(text: str) -> str:
-    """The same text to NFC, with each long run of combining marks in canonical order.
-
-    `normalize` sorts a run by insertion: one of 64 KiB takes it more than a second.
-    """
-    classes = bytes(map(unicodedata.combining, text.translate(MARKS_ALONE)))
-    parts: list[str] = []
-    end = 0
-    for run in LONG_RUN.finditer(classes):
-        parts += text[end : run.start()], _marks_sorted(text[run.start() : run.end()])
-        end = run.end()
-    return "".join([*parts, text[end:]])
-
-
-def _marks_sorted(marks: str) -> str:
-    """Combining marks, decomposed, stably sorted by their class, in linear time.
-
-    Source: https://www.unicode.org/versions/Unicode15.0.0/ch03.pdf, section 3.11, D109
-    """
-    by_class: defaultdict[int, bytearray] = defaultdict(bytearray)
-    for mark in marks:
-        for part in unicodedata.normalize("NFD", mark):
-            by_class[unicodedata.combining(part)] += part.encode()
-    return b"".join([by_class[number] for number in sorted(by_class)]).decode()
+    return text if text.isascii() else normalize("NFC", text)
 
 
 def _canonical_json(value: Json) -> str:

@@ -14,6 +14,8 @@ from decimal import Decimal
 from hashlib import blake2b
 from typing import cast
 
+import unicodedata2
+
 SIDES = {"buy", "sell", "sell_short"}
 PRICED = {"limit", "stop_limit", "limit_if_touched"}
 STOP_PRICED = {
@@ -198,4 +200,4 @@ def _instant(text: str) -> datetime:
 
 
 def _nfc(text: str) -> str:
-    return text if text.isascii() else unicodedata.normalize("NFC", text)
+    return text if text.isascii() else cast("str", unicodedata2.normalize("NFC", text))

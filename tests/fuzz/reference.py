@@ -10,6 +10,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import NoReturn, cast
 
+import unicodedata2
+
 from scripts.replay.reference import MODEL, content_of
 
 ENVELOPE = frozenset(
@@ -124,16 +126,20 @@ def _form(value: object) -> object:
             number = Decimal(value)
             return "number", number.normalize() if number else Decimal(0)
         case str():
-            return "text", unicodedata.normalize("NFC", value)
+            return "text", _nfc(value)
         case list():
             return "list", tuple(map(_form, cast("list[object]", value)))
         case dict():
             pairs = cast("dict[str, object]", value).items()
-            named = {unicodedata.normalize("NFC", name): _form(item) for name, item in pairs}
+            named = {_nfc(name): _form(item) for name, item in pairs}
             _require(len(named) == len(pairs))
             return "object", frozenset(named.items())
         case _:
             return "word", str(value)
+
+
+def _nfc(text: str) -> str:
+    return cast("str", unicodedata2.normalize("NFC", text))
 
 
 def _check_value(value: object, levels: int) -> None:

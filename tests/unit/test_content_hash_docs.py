@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import unicodedata2
 
 from tests.unit.test_rejections import REJECTIONS
 from worker.order import ENVELOPE_FIELDS, HASH_TAG, Malformed, Order, canonical, parse
@@ -120,6 +121,10 @@ def test_the_table_of_decimals_is_right() -> None:
         for text in re.findall("`(.*?)`", sent):
             fields = f"order_id 1 symbol A side buy type limit quantity 1 price {text}".split()
             assert f'"price":"{content}"'.encode() in canonical(fields)
+
+
+def test_the_page_names_the_version_of_unicode() -> None:
+    assert f"Unicode {unicodedata2.unidata_version.removesuffix('.0')}. An older" in PAGE
 
 
 def test_the_page_names_the_whole_envelope() -> None:
