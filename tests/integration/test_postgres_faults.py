@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import anyio
+import asyncpg
 import pytest
 from anyio import to_thread
 
@@ -117,6 +118,43 @@ async def test_a_read_only_postgres_is_waited_for_until_it_takes_writes(
             await alter(place, f"ALTER {scope} RESET default_transaction_read_only")
             await settled(place)
         assert await check(place, in_order=False) == EXPECTED
+
+
+#: What a database's owner may have set for other users of it, and what ours must not depend on.
+ELSEWHERE = {
+    "DateStyle": "German",
+    "IntervalStyle": "sql_standard",
+    "TimeZone": "Asia/Kolkata",
+    "array_nulls": "off",
+    "bytea_output": "escape",
+    "check_function_bodies": "off",
+    "client_encoding": "LATIN1",
+    "default_transaction_deferrable": "on",
+    "default_transaction_isolation": "serializable",
+    "enable_indexscan": "off",
+    "extra_float_digits": "-15",
+    "plan_cache_mode": "force_generic_plan",
+    "plpgsql.extra_errors": "all",
+    "plpgsql.variable_conflict": "use_variable",
+    "quote_all_identifiers": "on",
+    "search_path": "pg_catalog",
+    "standard_conforming_strings": "off",
+    "transform_null_equals": "on",
+}
+
+
+async def test_a_database_with_settings_of_its_own_changes_nothing(
+    clean_servers: Servers, own_postgres: PostgresServer
+) -> None:
+    connection = cast("Any", await asyncpg.connect(own_postgres.url))
+    name = await connection.fetchval("SELECT current_database()")
+    for setting, value in ELSEWHERE.items():
+        await connection.execute(f"ALTER DATABASE {name} SET {setting} TO {value!r}")
+    await connection.close()
+    async with isolated(clean_servers, database_url=own_postgres.url) as place:
+        await place.publish(TRAFFIC)
+        await drain(place)
+        assert await check(place) == EXPECTED
 
 
 #: One that is cut within a statement is told of otherwise: that is not what is asked here.
