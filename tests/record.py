@@ -30,6 +30,7 @@ from worker.operate.audit import Audit
 from worker.operate.audit_report import Report, Span
 from worker.operate.command import Servers
 from worker.operate.point_reader import reader_of
+from worker.order import READING
 from worker.run import ledger_of
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -126,7 +127,7 @@ async def record_given_up(place: Place, entry_id: str) -> None:
     settings = place.settings
     words = (await read_entries(place))[entry_id]
     entry = Entry(place.stream, entry_id, [word.decode() for word in words])
-    rules = Rules(settings.dedupe_window_ms, settings.envelope_fields)
+    rules = Rules(settings.dedupe_window_ms, settings.envelope_fields, READING)
     async with ledger_of(settings) as ledger:
         await ledger.record(
             place.stream, [Reject(entry, GIVEN_UP)], rules=rules, owe_points=False, read_after=None

@@ -23,7 +23,7 @@ from worker.errors import PostgresUnavailable
 from worker.forms import Parser, parser
 from worker.influx import PointWriter
 from worker.ledger import Ledger, Rules
-from worker.order import Malformed, Order
+from worker.order import READING, Malformed, Order
 from worker.outcome import Outcome, Rejected
 from worker.points import has_own_time
 from worker.settings import Settings
@@ -122,7 +122,7 @@ async def process(
             lambda: io.ledger.record(
                 stream,
                 decisions,
-                rules=Rules(settings.dedupe_window_ms, settings.envelope_fields),
+                rules=Rules(settings.dedupe_window_ms, settings.envelope_fields, READING),
                 owe_points=owed,
                 read_after=turn.read_after,
             ),

@@ -44,10 +44,13 @@ class Refused(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """What decides which entries are one order: the dedupe window, and the fields that are no content."""
+    """What decides which entries are one order: the dedupe window, the fields that are no content, and the
+    version of how this worker reads entries.
+    """
 
     window_ms: int
     envelope: frozenset[str]
+    reading: int
 
 
 class Recorded(NamedTuple):
@@ -153,7 +156,7 @@ class Ledger:
             asked: set[str] = set()
             while True:
                 orders = [_order_row(d, asked) for d in decisions if not isinstance(d, Reject)]
-                batch = stream, window, envelope, orders, *how, written
+                batch = stream, window, envelope, rules.reading, orders, *how, written
                 async with self.connection() as connection:
                     row = await connection.fetchrow(SQL["record_outcomes"], *batch)
                 assert row  # noqa: S101 - a function with OUT parameters answers with one row

@@ -30,6 +30,9 @@ from worker.fields import (
 )
 
 HASH_TAG = b"ordergate.order.v1\n"
+#: Rises with each change of what an entry comes to: whether it is an order, and by which hash. Batches that
+#: were read differently go one after the other, and what is on record by another reading stays as it is.
+READING = 1
 #: By one version of Unicode, whatever Python's is: two workers must not hash one content differently.
 normalize = cast("Callable[[str, str], str]", unicodedata2.normalize)
 ENVELOPE_FIELDS = frozenset(

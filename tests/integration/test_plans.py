@@ -15,7 +15,7 @@ from tests.orders import T0_MS, order
 from tests.record import until
 from worker.decide import Decision, Reject, decide
 from worker.ledger import Ledger, Rules
-from worker.order import ENVELOPE_FIELDS, Malformed, parse
+from worker.order import ENVELOPE_FIELDS, READING, Malformed, parse
 
 pytestmark = pytest.mark.anyio
 
@@ -130,7 +130,7 @@ async def write(
     ledger: Ledger, place: Place, batch: Sequence[Decision], window_ms: int = WINDOW_MS
 ) -> None:
     """Record a batch, its points owed."""
-    rules = Rules(window_ms, ENVELOPE_FIELDS)
+    rules = Rules(window_ms, ENVELOPE_FIELDS, READING)
     await ledger.record(place.stream, batch, rules=rules, owe_points=True, read_after=ledger.as_of)
 
 

@@ -1,8 +1,8 @@
 """Entries that come again: each keeps its outcome, nothing is counted twice and nothing changes."""
 
 import signal
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager, suppress
 
 import anyio
 import pytest
@@ -23,6 +23,9 @@ from tests.record import (
     until,
 )
 from tests.workers import Workers, drain, impatient, working
+from worker import batch, forms
+from worker import order as order_module
+from worker.order import READING
 
 pytestmark = pytest.mark.anyio
 
@@ -261,6 +264,31 @@ async def test_entries_that_come_again_by_other_rules_keep_their_outcomes(
         await drain(renewed.having(WORKER_BATCH_SIZE="3"))
         assert await everything(place) == before
         assert (await audit_of(place)).differences == {}
+
+
+async def test_entries_that_come_again_to_a_later_version_that_hashes_otherwise_keep_their_outcomes(
+    place: Place,
+) -> None:
+    await place.publish(TRAFFIC)
+    await drain(place)
+    before = await everything(place)
+    with later_version():
+        await group_destroyed(place)
+        await drain(place.having(WORKER_BATCH_SIZE="9"))
+        assert await everything(place) == before
+
+
+@contextmanager
+def later_version() -> Generator[None]:
+    """Workers of this process have other content hashes, and say so."""
+    tag = order_module.HASH_TAG
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (order_module, forms):
+            patch.setattr(module, "HASH_TAG", b"later\n" + tag)
+        patch.setattr(batch, "READING", READING + 1)
+        forms.parser.cache_clear()
+        yield
+    forms.parser.cache_clear()
 
 
 async def test_new_entries_go_by_the_new_rules(place: Place) -> None:

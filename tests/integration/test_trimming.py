@@ -21,12 +21,12 @@ from tests.workers import Workers, drain, impatient, working
 from worker.decide import Insert, Reject
 from worker.embedded import PostgresServer
 from worker.ledger import Ledger, Rules
-from worker.order import ENVELOPE_FIELDS, Malformed
+from worker.order import ENVELOPE_FIELDS, READING, Malformed
 from worker.outcome import Accepted, Kept, Outcome, Rejected
 
 pytestmark = pytest.mark.anyio
 
-RULES = Rules(1000, ENVELOPE_FIELDS)
+RULES = Rules(1000, ENVELOPE_FIELDS, READING)
 TRIMMED = ("rejected", "trimmed")
 ACCEPTED = ("accepted", None)
 NO_ORDER = {"order_id": "A-1", "side": "hold"}
@@ -154,7 +154,7 @@ INSERT INTO orders (content_hash, generation, stream, entry_id, entry_at, order_
     quantity, time_in_force, recorded_at)
 VALUES ($1, 0, 's', '1-1', now(), 'o', 'S', 'buy', 'market', 1, 'gtc', now())
 """
-RECORD_NOTHING = "SELECT FROM record_outcomes($1, '1s', $2, '{}', '{}', false, null, '{}')"
+RECORD_NOTHING = "SELECT FROM record_outcomes($1, '1s', $2, 1, '{}', '{}', false, null, '{}')"
 HOLD_REJECTION = """
 INSERT INTO rejections (stream, entry_id, entry_at, code, reason, fields, recorded_at)
 VALUES ($1, $2, now(), 'x', '', '{}', now())

@@ -22,7 +22,7 @@ from tests.load.loads import DUPLICATES_SHARE, Load
 from worker.decide import Claim, Decision, decide
 from worker.ledger import Ledger, Rules
 from worker.migrate import migrate
-from worker.order import ENVELOPE_FIELDS, Malformed, Order, parse
+from worker.order import ENVELOPE_FIELDS, READING, Malformed, Order, parse
 from worker.postgres import Connection
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "database" / "plans.md"
@@ -144,7 +144,7 @@ def _divided(text: str) -> tuple[str, str]:
 
 
 async def _record(ledger: Ledger, batch: list[Decision], *, owe_points: bool) -> None:
-    rules = Rules(int(WINDOW.total_seconds() * 1000), ENVELOPE_FIELDS)
+    rules = Rules(int(WINDOW.total_seconds() * 1000), ENVELOPE_FIELDS, READING)
     await ledger.record(STREAM, batch, rules=rules, owe_points=owe_points, read_after=ledger.as_of)
 
 

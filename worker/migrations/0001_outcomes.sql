@@ -116,10 +116,12 @@ CREATE TABLE rules (
     stream          text COLLATE "C" NOT NULL,
     dedupe_window   interval    NOT NULL,
     envelope        text[]      NOT NULL,
+    reading         int         NOT NULL,
     since           timestamptz NOT NULL,
     newest_entry_id text COLLATE "C",
     CONSTRAINT rules_pkey PRIMARY KEY (stream)
 );
+COMMENT ON COLUMN rules.reading IS 'of the worker: rises where entries come to something else than before';
 COMMENT ON COLUMN rules.newest_entry_id IS 'the last id, as bytes, of the orders and duplicates on record before';
 
 -- Which dead letter an entry comes from. Redis knows it, too, and may lose it.

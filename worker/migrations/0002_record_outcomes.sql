@@ -129,7 +129,7 @@ $$;
 -- gives the shared lock back: two who kept it and wanted it alone would wait for each other. Gives the last id on
 -- record before these rules, null for none.
 CREATE FUNCTION enter_stream(
-    p_stream text, p_window interval, p_envelope text[], p_alone boolean
+    p_stream text, p_window interval, p_envelope text[], p_reading int, p_alone boolean
 ) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
     v_key bigint := hashtextextended(current_schema() || ' ' || p_stream, 0);
@@ -139,19 +139,20 @@ BEGIN
         BEGIN
             PERFORM pg_advisory_xact_lock_shared(v_key);
             SELECT newest_entry_id INTO STRICT v_newest FROM rules
-            WHERE stream = p_stream AND dedupe_window = p_window AND envelope = p_envelope;
+            WHERE stream = p_stream AND dedupe_window = p_window AND envelope = p_envelope
+                AND reading = p_reading;
             RETURN v_newest;
         EXCEPTION WHEN no_data_found THEN
         END;
     END IF;
     PERFORM pg_advisory_xact_lock(v_key);
-    INSERT INTO rules AS r (stream, dedupe_window, envelope, since, newest_entry_id)
-    SELECT p_stream, p_window, p_envelope, clock_timestamp(), greatest(
+    INSERT INTO rules AS r (stream, dedupe_window, envelope, reading, since, newest_entry_id)
+    SELECT p_stream, p_window, p_envelope, p_reading, clock_timestamp(), greatest(
         (SELECT max(entry_id) FROM orders WHERE stream = p_stream),
         (SELECT max(entry_id) FROM duplicates WHERE stream = p_stream))
-    ON CONFLICT (stream) DO UPDATE SET dedupe_window = excluded.dedupe_window,
-        envelope = excluded.envelope, since = excluded.since, newest_entry_id = excluded.newest_entry_id
-    WHERE (r.dedupe_window, r.envelope) IS DISTINCT FROM (p_window, p_envelope);
+    ON CONFLICT (stream) DO UPDATE SET dedupe_window = excluded.dedupe_window, envelope = excluded.envelope,
+        reading = excluded.reading, since = excluded.since, newest_entry_id = excluded.newest_entry_id
+    WHERE (r.dedupe_window, r.envelope, r.reading) IS DISTINCT FROM (p_window, p_envelope, p_reading);
     RETURN (SELECT newest_entry_id FROM rules WHERE stream = p_stream);
 END
 $$;
@@ -228,7 +229,7 @@ $$;
 -- For a batch of one order a statement costs more than what it does, so those that seldom have anything to do
 -- are asked for first.
 CREATE FUNCTION record_outcomes(
-    p_stream text, p_window interval, p_envelope text[], p_orders order_entry[],
+    p_stream text, p_window interval, p_envelope text[], p_reading int, p_orders order_entry[],
     p_rejections rejected_entry[], p_owe_points boolean, p_read_after timestamptz, p_written bigint[],
     OUT asked text[], OUT accepted text[], OUT others recorded_entry[], OUT rejected recorded_rejection[],
     OUT as_of timestamptz, OUT in_hand bigint
@@ -254,7 +255,7 @@ BEGIN
         v_alone := EXISTS (SELECT FROM unnest(p_rejections) e
             WHERE e.code IN ('trimmed', 'delivery_limit', 'not_storable'));
     END IF;
-    v_newest := enter_stream(p_stream, p_window, p_envelope, v_alone);
+    v_newest := enter_stream(p_stream, p_window, p_envelope, p_reading, v_alone);
     v_now := clock_timestamp();  -- behind the lock: later than every trimmed entry that can be seen from here
     as_of := v_now;
 

@@ -11,6 +11,7 @@ from worker.operate.command import human
 from worker.operate.figures import PointFigures, points_owed
 from worker.operate.finding import Finding, clock, fail, ok, warn
 from worker.operate.output import printable
+from worker.order import READING
 from worker.postgres import Connection
 from worker.settings import Settings
 
@@ -147,6 +148,8 @@ def _rules(row: Mapping[str, Any], settings: Settings) -> Finding:
         differs.append(f"WORKER_DEDUPE_WINDOW {human(row['window_ms'])}")
     if row["envelope"] != sorted(settings.envelope_fields):
         differs.append(f"WORKER_ENVELOPE_FIELDS {','.join(row['envelope'])}")
+    if row["reading"] != READING:
+        differs.append(f"reading {row['reading']}, of another version of Ordergate")
     if not differs:
         return ok(what, f"the window and envelope set here, {since}")
     return warn(

@@ -29,7 +29,7 @@ FROM pg_index i WHERE i.indrelid = to_regclass('orders') AND i.indisprimary;
 
 -- name: rules
 -- By which rules streams are recorded.  $1 streams
-SELECT stream, (extract(epoch FROM dedupe_window) * 1000)::bigint AS window_ms, envelope, since
+SELECT stream, (extract(epoch FROM dedupe_window) * 1000)::bigint AS window_ms, envelope, reading, since
 FROM rules WHERE stream = ANY ($1::text[]) ORDER BY stream;
 
 -- name: lacking_rights

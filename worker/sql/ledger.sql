@@ -1,8 +1,8 @@
 -- name: record_outcomes
 -- Record a batch; see the function in migrations/0002_record_outcomes.sql.
--- $1 stream text, $2 window interval, $3 envelope fields, sorted, $4 orders, $5 rejections, $6 whether the points
--- are owed, $7 an `as_of` known before the entries were read, $8 batches in hand whose points are written
-SELECT asked, accepted, others, rejected, as_of, in_hand FROM record_outcomes($1, $2, $3, $4, $5, $6, $7, $8);
+-- $1 stream text, $2 window interval, $3 envelope fields, sorted, $4 reading, $5 orders, $6 rejections, $7 whether
+-- the points are owed, $8 an `as_of` known before the entries were read, $9 batches in hand whose points are written
+SELECT asked, accepted, others, rejected, as_of, in_hand FROM record_outcomes($1, $2, $3, $4, $5, $6, $7, $8, $9);
 
 -- name: as_of
 -- The clock by which later reading is later.

@@ -382,6 +382,9 @@ async def test_settings_by_which_a_stream_is_not_recorded_are_told(place: Place,
         (found,) = (await checked(ask, place.having(**{name: value})))[what]
         assert found.level == "warn"
         assert f"{name} {was}" in found.says
+    await place.fetch("UPDATE rules SET reading = 0")
+    (found,) = (await checked(ask, place))[what]
+    assert (found.level, "another version of Ordergate" in found.says) == ("warn", True)
 
 
 # --- streams, workers, settings ---
