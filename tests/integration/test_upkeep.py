@@ -12,7 +12,8 @@ from tests.orders import order, orders
 from tests.record import Tally, check, settled, until
 from tests.servers import Servers, ServerUnavailable
 from tests.workers import Workers, drain, impatient, working
-from worker.embedded import EmbeddedUnavailable, valkey
+from worker.errors import EmbeddedUnavailable
+from worker.programs import valkey
 
 pytestmark = pytest.mark.anyio
 

@@ -24,7 +24,8 @@ from tests.isolation import Place
 from tests.record import AWAY, settled, until
 from tests.servers import Server
 from tests.workers import WorkerProcess, Workers
-from worker.embedded import EmbeddedUnavailable, PostgresServer, RedisServer
+from worker.embedded import PostgresServer, RedisServer
+from worker.errors import EmbeddedUnavailable
 
 CHUNK = 1_000
 #: Entries in the stream, those kept for a while included, beyond which nothing is sent.

@@ -15,8 +15,9 @@ from tests.orders import T0_MS, ids, order, orders
 from tests.record import Tally, check, claim_key, forge_claim, points_paid
 from tests.servers import Servers, ServerUnavailable
 from tests.workers import drain
-from worker.embedded import EmbeddedUnavailable, valkey
+from worker.errors import EmbeddedUnavailable
 from worker.operate import audit_claims
+from worker.programs import valkey
 
 pytestmark = pytest.mark.anyio
 

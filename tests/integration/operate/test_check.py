@@ -20,9 +20,11 @@ from tests.record import settled
 from tests.relay import pooler
 from tests.servers import Servers, ServerUnavailable
 from tests.workers import drain, impatient, working
-from worker.embedded import EmbeddedUnavailable, PostgresServer, valkey
+from worker.embedded import PostgresServer
+from worker.errors import EmbeddedUnavailable
 from worker.operate import check_influx, check_postgres, check_redis, finding
 from worker.operate.check_rights import claim_commands, stream_commands
+from worker.programs import valkey
 
 pytestmark = pytest.mark.anyio
 
