@@ -8,10 +8,10 @@ import msgspec
 from streams.connection import call
 from streams.entry import ENTRY_ID, EntryId
 from worker.operate.command import now_ms
-from worker.operate.dead_letters import changed
 from worker.operate.explain_look import LISTED_MAX, Look, Row, listed
 from worker.operate.explain_report import Original, sentence_now
 from worker.operate.output import printable
+from worker.operate.replay_letters import changed
 from worker.order import HASH_TAG, Malformed, canonical, parse
 
 

@@ -12,7 +12,7 @@ from tests.isolation import Place
 from tests.orders import order
 from tests.record import Tally, check, dead_letters
 from tests.workers import Workers, drain
-from worker.operate.dead_letters import changed
+from worker.operate.replay_letters import changed
 
 pytestmark = pytest.mark.anyio
 
