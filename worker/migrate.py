@@ -14,7 +14,6 @@ from worker.ledger import Ledger
 from worker.postgres import Connection
 
 LOCK = 0x6F726472  #: "ordr"; any number, the same for every migrator
-SESSION = "current_setting('search_path'), current_setting('server_encoding')"
 
 
 class Migration(NamedTuple):
@@ -55,7 +54,9 @@ async def migrate(ledger: Ledger, schema: str) -> list[Migration]:
 
 async def _migrate(connection: Connection, schema: str) -> list[Migration]:
     there, *session = await connection.fetchrow(
-        f"SELECT to_regnamespace($1) IS NOT NULL, {SESSION}", schema
+        "SELECT to_regnamespace($1) IS NOT NULL, current_setting('search_path'), "
+        "current_setting('server_encoding')",
+        schema,
     )
     _require_session(schema, *session)
     if not there:
@@ -87,7 +88,8 @@ async def check_schema(ledger: Ledger, schema: str) -> None:
     await ledger.hear_as_of()
     async with ledger.connection() as connection:
         there, *session = await connection.fetchrow(
-            f"SELECT to_regclass('schema_migrations') IS NOT NULL, {SESSION}"
+            "SELECT to_regclass('schema_migrations') IS NOT NULL, current_setting('search_path'), "
+            "current_setting('server_encoding')"
         )
         _require_session(schema, *session)
         applied = await _applied(connection) if there else dict[int, str]()
