@@ -83,6 +83,7 @@ def test_a_consumer_is_named_after_its_host_and_process() -> None:
         ("WORKER_POSTGRES_TIMEOUT", "5s", 5_000),
         ("WORKER_POINTS_TIMEOUT", "250ms", 250),
         ("WORKER_SHUTDOWN_TIMEOUT", "1m", 60_000),
+        ("WORKER_SHUTDOWN_TIMEOUT", "24h", 86_400_000),
         ("WORKER_LOG_LEVEL", "debug", "debug"),
         ("WORKER_LOG_FORMAT", "json", "json"),
     ],
@@ -322,6 +323,12 @@ def test_what_is_no_duration_is_refused_with_an_example(variable: str, duration:
         ("WORKER_DEDUPE_WINDOW", "0s"),
         ("WORKER_DEDUPE_WINDOW", "3651d"),
         ("WORKER_POSTGRES_TIMEOUT", "0ms"),
+        ("WORKER_POSTGRES_TIMEOUT", "25h"),
+        ("WORKER_REDIS_TIMEOUT", "2d"),
+        ("WORKER_POINTS_TIMEOUT", "999999999999d"),
+        ("WORKER_SHUTDOWN_TIMEOUT", "2d"),
+        ("WORKER_TAKEOVER_AFTER", "3651d"),
+        ("WORKER_RETENTION", "999999999999d"),
         ("WORKER_HTTP", "9080"),
         ("WORKER_HTTP", "localhost"),
         ("WORKER_HTTP", ":9080"),
@@ -338,6 +345,11 @@ def test_what_is_no_duration_is_refused_with_an_example(variable: str, duration:
 )
 def test_a_wrong_setting_is_refused_by_name(variable: str, text: str) -> None:
     assert refused(**{variable: text}).startswith(f"{variable}: ")
+
+
+def test_what_is_too_long_is_told_as_it_is_written() -> None:
+    assert refused(WORKER_RETENTION="4000d") == "WORKER_RETENTION: must be at most 3650d"
+    assert refused(WORKER_POINTS_TIMEOUT="48h") == "WORKER_POINTS_TIMEOUT: must be at most 1d"
 
 
 @pytest.mark.parametrize(
