@@ -36,9 +36,7 @@ from worker.errors import EmbeddedUnavailable
 
 HOST = "127.0.0.1"
 START_S_MAX = 60.0  #: seconds until a server answers; recovery after a crash is part of it
-GONE_S_MAX = (
-    guardian.STOP_S_MAX + 5.0
-)  #: seconds until the last process of a stopped server is gone
+GONE_S_MAX = guardian.STOP_S_MAX + 5.0  #: seconds until a stopped server's last process is gone
 
 
 class _Server(ABC):

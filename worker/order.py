@@ -31,7 +31,8 @@ from worker.fields import (
 
 HASH_TAG = b"ordergate.order.v1\n"
 #: Rises with each change of what an entry comes to: whether it is an order, and by which hash. Batches that
-#: were read differently go one after the other, and what is on record by another reading stays as it is.
+#: were read differently go one after the other, and what is on record by another reading stays as it is. What
+#: is stored tells which entry it is (`recorded_otherwise`): mind that where a field is stored otherwise.
 READING = 1
 #: By one version of Unicode, whatever Python's is: two workers must not hash one content differently.
 normalize = cast("Callable[[str, str], str]", unicodedata2.normalize)
