@@ -415,9 +415,7 @@ def _ms(entry_id: str) -> str:
 
 _wrong_schema(
     "takes no notice of changed rules",
-    {
-        "enter_stream(p_stream, p_window, p_envelope, v_alone)": "enter_stream(p_stream, '0', '{}', v_alone)"
-    },
+    {"(p_stream, p_window, p_envelope, p_reading, v_alone)": "(p_stream, '0', '{}', 0, v_alone)"},
     by=("other rules", "interleavings"),
 )
 _wrong_schema(
