@@ -53,13 +53,8 @@ async def migrate(ledger: Ledger, schema: str) -> list[Migration]:
 
 
 async def _migrate(connection: Connection, schema: str) -> list[Migration]:
-    there, *session = await connection.fetchrow(
-        "SELECT to_regnamespace($1) IS NOT NULL, current_setting('search_path'), "
-        "current_setting('server_encoding')",
-        schema,
-    )
-    _require_session(schema, *session)
-    if not there:
+    await _require_session(connection, schema)
+    if not await connection.fetchval("SELECT to_regnamespace($1) IS NOT NULL", schema):
         await connection.execute(f'CREATE SCHEMA "{schema}"')
     await connection.execute(
         "CREATE TABLE IF NOT EXISTS schema_migrations (version int PRIMARY KEY, name text NOT NULL, "
@@ -87,11 +82,8 @@ async def check_schema(ledger: Ledger, schema: str) -> None:
     """
     await ledger.hear_as_of()
     async with ledger.connection() as connection:
-        there, *session = await connection.fetchrow(
-            "SELECT to_regclass('schema_migrations') IS NOT NULL, current_setting('search_path'), "
-            "current_setting('server_encoding')"
-        )
-        _require_session(schema, *session)
+        await _require_session(connection, schema)
+        there = await connection.fetchval("SELECT to_regclass('schema_migrations') IS NOT NULL")
         applied = await _applied(connection) if there else dict[int, str]()
     if missing := _missing(applied):
         raise SchemaMismatch(
@@ -100,10 +92,13 @@ async def check_schema(ledger: Ledger, schema: str) -> None:
         )
 
 
-def _require_session(schema: str, path: str, encoding: str) -> None:
+async def _require_session(connection: Connection, schema: str) -> None:
     """A pooler may keep to itself what we ask of a session: all would be done in another schema then. And
     in another encoding than UTF-8 there are orders that cannot be stored, for nothing that is in them.
     """
+    path, encoding = await connection.fetchrow(
+        "SELECT current_setting('search_path'), current_setting('server_encoding')"
+    )
     if path != schema:
         raise BadSettings(
             f"DATABASE_URL leads to sessions whose search_path is {path}, where {schema} was asked for, and "

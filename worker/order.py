@@ -5,7 +5,7 @@ to compute it too: `docs/content-hash.md` describes what `canonical` writes, wit
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -34,8 +34,6 @@ HASH_TAG = b"ordergate.order.v1\n"
 #: were read differently go one after the other, and what is on record by another reading stays as it is. What
 #: is stored tells which entry it is (`recorded_otherwise`): mind that where a field is stored otherwise.
 READING = 1
-#: By one version of Unicode, whatever Python's is: two workers must not hash one content differently.
-normalize = cast("Callable[[str, str], str]", unicodedata2.normalize)
 ENVELOPE_FIELDS = frozenset(
     {
         "order_id",
@@ -322,7 +320,8 @@ def _instant(at: datetime) -> str:
 
 
 def _nfc(text: str) -> str:
-    return text if text.isascii() else normalize("NFC", text)
+    """By one version of Unicode, whatever Python's is: two workers must not hash one content differently."""
+    return text if text.isascii() else cast("str", unicodedata2.normalize("NFC", text))
 
 
 def _canonical_json(value: Json) -> str:

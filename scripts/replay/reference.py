@@ -124,7 +124,7 @@ def content_of(order: Mapping[str, str], envelope: frozenset[str]) -> bytes:
     )
     _check(quantity is not None and quantity > 0)
     expires = _instant(given["expire_time"]) if "expire_time" in given else None
-    extra = {_nfc(name): _nfc(given[name]) for name in given.keys() - MODEL - envelope}
+    extra = {nfc(name): nfc(given[name]) for name in given.keys() - MODEL - envelope}
     model = (
         account,
         given["symbol"],
@@ -145,12 +145,12 @@ def content_on_record(row: Mapping[str, object], envelope: frozenset[str]) -> by
     columns = ("account", "symbol", "side", "type", "quantity", "price", "stop_price")
     model = (*(row[name] for name in columns), row["time_in_force"], row["expire_at"])
     content = {name: value for name, value in extra.items() if name not in envelope}
-    return _digest(model, {_nfc(name): _value(value) for name, value in content.items()})
+    return _digest(model, {nfc(name): _value(value) for name, value in content.items()})
 
 
 def _value(value: object) -> str:
     """Text as it is in a flat entry; a payload's other values as something no text is."""
-    return _nfc(value) if isinstance(value, str) else f"\0{value!r}"
+    return nfc(value) if isinstance(value, str) else f"\0{value!r}"
 
 
 def _digest(model: Iterable[object], extra: Mapping[str, str]) -> bytes:
@@ -163,7 +163,7 @@ def _word(value: object) -> str | None:
         return str(value.normalize()) if value else "0"
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat()
-    return None if value is None else _nfc(str(value))
+    return None if value is None else nfc(str(value))
 
 
 def _check(holds: bool) -> None:
@@ -177,7 +177,7 @@ def _check_entry(order: Mapping[str, str]) -> None:
     text = "".join(words)
     _check("payload" not in order)  # it stands alone, and these are flat fields
     _check(len(order) <= 64 and len(text.encode()) <= 64 * 1024)
-    _check(text.isascii() or len({_nfc(name) for name in order}) == len(order))
+    _check(text.isascii() or len({nfc(name) for name in order}) == len(order))
     _check(text.isprintable() or not any(unicodedata.category(char) == "Cc" for char in text))
 
 
@@ -199,5 +199,6 @@ def _instant(text: str) -> datetime:
     return datetime.fromisoformat(text.upper())
 
 
-def _nfc(text: str) -> str:
+def nfc(text: str) -> str:
+    """The text in the one form that counts, of Unicode 18.0 whatever Python's version of it."""
     return text if text.isascii() else cast("str", unicodedata2.normalize("NFC", text))

@@ -10,9 +10,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import NoReturn, cast
 
-import unicodedata2
-
-from scripts.replay.reference import MODEL, content_of
+from scripts.replay.reference import MODEL, content_of, nfc
 
 ENVELOPE = frozenset(
     ["order_id", "client_order_id", "timestamp", "ts", "sent_at", "trace_id", "traceparent"]
@@ -126,20 +124,16 @@ def _form(value: object) -> object:
             number = Decimal(value)
             return "number", number.normalize() if number else Decimal(0)
         case str():
-            return "text", _nfc(value)
+            return "text", nfc(value)
         case list():
             return "list", tuple(map(_form, cast("list[object]", value)))
         case dict():
             pairs = cast("dict[str, object]", value).items()
-            named = {_nfc(name): _form(item) for name, item in pairs}
+            named = {nfc(name): _form(item) for name, item in pairs}
             _require(len(named) == len(pairs))
             return "object", frozenset(named.items())
         case _:
             return "word", str(value)
-
-
-def _nfc(text: str) -> str:
-    return cast("str", unicodedata2.normalize("NFC", text))
 
 
 def _check_value(value: object, levels: int) -> None:

@@ -14,10 +14,10 @@ from time import thread_time
 from typing import cast
 
 import pytest
-import unicodedata2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scripts.replay.reference import nfc
 from tests.unit import GTD, LIMIT, PRICES, flat, payload, payload_text, valid
 from tests.unit.test_rejections import REJECTIONS
 from worker.order import ENVELOPE_FIELDS, Malformed, Order, canonical, parse
@@ -199,10 +199,6 @@ def value_of(value: object) -> Content:
             return ("object", frozenset((nfc(name), value_of(item)) for name, item in members))
         case _:
             return (type(value), value)
-
-
-def nfc(text: str) -> str:
-    return cast("str", unicodedata2.normalize("NFC", text))
 
 
 # --- orders of a few values each, spelled in many ways, so that equal ones meet ---
