@@ -72,6 +72,8 @@ TYPES = {
     )
 }
 
+#: Codes of a payload that cannot be decoded: a second try would end as the first.
+UNREADABLE = {"payload_not_json", "too_many_values"}
 SYMBOL = re.compile(r"[A-Za-z0-9._\-/:]{1,32}", re.ASCII)
 INSTANT = re.compile(
     r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?([Zz]|[+-]\d\d:?[0-5]\d)", re.ASCII
@@ -145,7 +147,8 @@ def canonical(fields: Sequence[str], envelope: frozenset[str] = ENVELOPE_FIELDS)
 
 def _malformed(refusal: Refusal, fields: Sequence[str]) -> Malformed:
     named: Mapping[str, Json] = dict(zip(fields[::2], fields[1::2], strict=False))
-    if fields[:1] == ["payload"] and len(fields[1]) <= BYTES_MAX:
+    readable = refusal.code not in UNREADABLE
+    if readable and fields[:1] == ["payload"] and len(fields[1]) <= BYTES_MAX:
         with suppress(Refusal):  # where the payload is what is wrong
             named = decoded_payload(fields[1])
     order_id, symbol = named.get("order_id"), named.get("symbol")
