@@ -279,12 +279,12 @@ class PointWriter:
                 await until()
 
     async def finish(self) -> None:
-        """Pay what is owed, unless InfluxDB is away.
+        """Pay what is owed. One attempt is made though InfluxDB was away: one slow write says little.
 
         :raises InfluxUnavailable, PostgresUnavailable: what was not paid stays owed
         """
         await self._owe_what_was_left()
-        while not self.owe and await self.drain():
+        while await self.drain():
             pass
 
     async def _owe_what_was_left(self) -> None:

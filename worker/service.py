@@ -206,9 +206,8 @@ async def _watch_stalls(takeover_after_ms: int) -> None:
 
 async def _finish(intakes: list[Intake], points: PointWriter) -> None:
     """Pay what can be paid at once and leave the groups; whatever fails is done by the next worker."""
-    try:
-        await points.finish()
-        for intake in intakes:
-            await intake.group.leave()
-    except (InfluxUnavailable, RedisUnavailable, GroupLost, PostgresUnavailable) as error:
-        log.info("finish.left_to_the_next_worker", error=str(error))
+    for step in (points.finish, *(intake.group.leave for intake in intakes)):
+        try:
+            await step()
+        except (InfluxUnavailable, RedisUnavailable, GroupLost, PostgresUnavailable) as error:
+            log.info("finish.left_to_the_next_worker", error=str(error))

@@ -72,8 +72,22 @@ async def test_a_worker_process_drains_without_influxdb(
         worker = await workers.start(impatient(place), "--drain")
         assert await worker.ended(within_s=20) == 0
         assert await is_settled(place)
+        assert await place.redis.xinfo_consumers(place.stream, place.settings.group) == []
         await to_thread.run_sync(own_influx.resume)
         await drain(place)
+        assert await check(place) == EXPECTED
+
+
+async def test_what_one_slow_write_left_owed_is_paid_before_a_worker_ends(
+    clean_servers: Servers, own_influx: InfluxServer, workers: Workers
+) -> None:
+    async with isolated(clean_servers, influx=own_influx) as place:
+        await place.publish(TRAFFIC)
+        await to_thread.run_sync(own_influx.pause)
+        worker = await workers.start(impatient(place), "--drain")
+        await worker.logged("dependency.lost")
+        await to_thread.run_sync(own_influx.resume)
+        assert await worker.ended() == 0
         assert await check(place) == EXPECTED
 
 
