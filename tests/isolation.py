@@ -211,13 +211,19 @@ def _database(url: str, number: int) -> str:
     return urlsplit(url)._replace(path=f"/{number}").geturl()
 
 
+async def _left_as_it_is(_connection: object) -> None:
+    """What asyncpg asks Postgres between two uses takes as long as most of our questions."""
+
+
 @asynccontextmanager
 async def _schema(url: str, name: str, *, own: bool) -> AsyncGenerator[asyncpg.Pool]:
     """A migrated schema of that name. On a server of the test's own it is left behind."""
     async with aclosing(Ledger(url, name, timeout_ms=30_000)) as ledger:
         await migrate(ledger, name)
     settings = {"search_path": name, "timezone": "UTC"}
-    pool = await asyncpg.create_pool(url, min_size=0, max_size=2, server_settings=settings)
+    pool = await asyncpg.create_pool(
+        url, min_size=0, max_size=2, server_settings=settings, reset=_left_as_it_is
+    )
     try:
         yield pool
     finally:
