@@ -20,8 +20,8 @@ READ_ONLY = "25006"
 #: SQLSTATE classes that blame a row: data, constraint, program limit.
 ROW_REFUSED = {"22", "23", "54"}
 #: SQLSTATEs that only the operator mends: authorization, no such database, a right that is missing, prepared
-#: statements that a pooler mixes up.
-REFUSED = ("28", "3D", "42501", "42P05", "26000")
+#: statements that a pooler mixes up, what a trigger of his own raises.
+REFUSED = ("28", "3D", "42501", "42P05", "26000", "P0001")
 
 CLOSE_S_MAX = 0.25  #: seconds for connections to close as they should
 BROKEN = OSError, asyncpg.PostgresError, asyncpg.InterfaceError  #: what closing one may meet

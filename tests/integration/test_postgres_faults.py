@@ -222,3 +222,24 @@ CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
 END $$;
 CREATE TRIGGER full_disk BEFORE INSERT ON orders EXECUTE FUNCTION full_disk();
 """
+
+
+async def test_what_a_trigger_of_the_operators_raises_is_said_in_a_line_and_costs_no_order(
+    place: Place, workers: Workers
+) -> None:
+    place = place.having(WORKER_CONSUMER="same")
+    await place.postgres.execute(RAISES)
+    await place.publish(orders(range(3)))
+    worker = await workers.start(place, "--drain")
+    assert await worker.ended() == 1
+    assert "ordergate: Postgres refuses: closed for today" in worker.log
+    assert "Traceback" not in worker.log
+    await place.postgres.execute("DROP TRIGGER closed ON orders")
+    await drain(place)
+    assert await check(place) == Tally(3)
+
+
+RAISES = """
+CREATE FUNCTION closed() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'closed for today'; END $$;
+CREATE TRIGGER closed AFTER INSERT ON orders EXECUTE FUNCTION closed();
+"""
