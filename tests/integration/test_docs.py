@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.isolation import Place
+from tests.markdown import fenced
 from tests.orders import order
 from tests.workers import drain
 
@@ -15,7 +16,7 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs/database/schema.md").read_te
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 EXAMPLES: list[str] = [
     statement.strip()
-    for block in re.findall(r"^```sql\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
+    for block in fenced(PAGE, "sql")
     for statement in re.split(r";\s*$", block, flags=re.MULTILINE)
     if statement.strip()
 ]

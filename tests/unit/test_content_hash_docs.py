@@ -13,6 +13,7 @@ from typing import Any, cast
 import pytest
 import unicodedata2
 
+from tests.markdown import fenced
 from tests.unit.test_rejections import REJECTIONS
 from worker.order import ENVELOPE_FIELDS, HASH_TAG, Malformed, Order, canonical, parse
 
@@ -82,11 +83,6 @@ def test_the_vectors_name_the_tag_and_the_envelope() -> None:
 # --- the page ---
 
 
-def blocks(language: str, text: str = PAGE) -> list[str]:
-    """The fenced blocks of a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-
-
 EXAMPLES = re.split(
     r"^### Example: |^## ", PAGE.partition("\n## Examples\n")[2], flags=re.MULTILINE
 )[1:4]
@@ -94,8 +90,8 @@ EXAMPLES = re.split(
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.partition("\n")[0])
 def test_an_example_shows_the_very_bytes_and_the_hash(example: str) -> None:
-    given, content = blocks("json", example)
-    hexadecimal, content_hash = blocks("text", example)
+    given, content = fenced(example, "json")
+    hexadecimal, content_hash = fenced(example, "text")
     read = cast("dict[str, object]", json.loads(given))
     is_flat = all(isinstance(value, str) for value in read.values())
     fields = fields_of({"fields": read}) if is_flat else ["payload", given.strip()]
@@ -135,8 +131,8 @@ def test_the_page_names_the_whole_envelope() -> None:
 def test_the_python_examples_print_the_hash_of_the_first_order(number: int) -> None:
     printed = io.StringIO()
     with redirect_stdout(printed):
-        exec(blocks("python")[number], {})  # noqa: S102 - our own page
-    content_hash = blocks("text", EXAMPLES[0])[1].strip()
+        exec(fenced(PAGE, "python")[number], {})  # noqa: S102 - our own page
+    content_hash = fenced(EXAMPLES[0], "text")[1].strip()
     assert printed.getvalue().split()[-1] == content_hash
     assert f"Both end with `{content_hash}`." in PAGE
 
@@ -154,7 +150,7 @@ console.log(JSON.stringify(orders.map(({ fields, payload, envelope }) => {
 @pytest.mark.skipif(not shutil.which("node"), reason="needs node")
 def test_the_javascript_computes_every_vector(tmp_path: Path) -> None:
     script = tmp_path / "content_hash.mjs"
-    [javascript] = blocks("js")
+    [javascript] = fenced(PAGE, "js")
     script.write_text(javascript + CHECK, encoding="utf-8")
     vectors = DOCS / "content-hash-vectors.json"
     ran = subprocess.run(["node", script, vectors], capture_output=True, timeout=30, check=True)
