@@ -8,13 +8,22 @@ from urllib.parse import urlsplit
 
 import anyio
 import trustme
-from anyio.abc import AnyByteStream, ByteStream, SocketAttribute
-from anyio.streams.tls import TLSListener
+from anyio.abc import ByteStream, SocketAttribute
+from anyio.streams.buffered import BufferedByteReceiveStream
+from anyio.streams.tls import TLSStream
 
 NAME = "localhost"
-WITH_TLS = {"redis": "rediss", "http": "https"}
+WITH_TLS = {"redis": "rediss", "http": "https", "postgresql": "postgresql"}
+#: A client of Postgres asks for TLS first. Source: PostgreSQL manual, "Message Formats", SSLRequest.
+ASKS_FOR_TLS = bytes.fromhex("0000000804d2162f")
 KEPT = (b"user", b"database")
-GONE = (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, ssl.SSLError)
+GONE = (
+    anyio.BrokenResourceError,
+    anyio.ClosedResourceError,
+    anyio.EndOfStream,
+    anyio.IncompleteRead,
+    ssl.SSLError,
+)
 
 
 @asynccontextmanager
@@ -78,20 +87,22 @@ async def _relayed(
             pumps.start_soon(_pump, to, client, bytes, ends or over)
             await _pump(client, to, first, over)
 
+    async def secured(client: ByteStream) -> None:
+        with suppress(*GONE):  # a client that does not trust us
+            if server.scheme == "postgresql":
+                asked = await BufferedByteReceiveStream(client).receive_exactly(len(ASKS_FOR_TLS))
+                assert asked == ASKS_FOR_TLS
+                await client.send(b"S")
+            tls = await TLSStream.wrap(client, ssl_context=context, standard_compatible=False)
+            await carry(tls)
+
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
     port = listener.extra(SocketAttribute.local_port)  # noqa: S610 - not Django's
     async with listener, anyio.create_task_group() as tasks:
-        speaking = _TLS(listener, context, standard_compatible=False) if context else listener
-        tasks.start_soon(speaking.serve, carry)
+        tasks.start_soon(listener.serve, secured if context else carry)
         login, at, _ = server.netloc.rpartition("@")
         yield f"{login}{at}{NAME}:{port}"
         tasks.cancel_scope.cancel()
-
-
-class _TLS(TLSListener):
-    @staticmethod
-    async def handle_handshake_error(exc: BaseException, stream: AnyByteStream) -> None:
-        """Let a client go that does not trust us."""
 
 
 async def _pump(

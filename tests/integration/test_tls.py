@@ -1,4 +1,4 @@
-"""Redis and InfluxDB by TLS: believed where the system trusts who vouches for them, and not otherwise."""
+"""Servers by TLS: believed where who vouches for them is trusted, and not otherwise."""
 
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -56,3 +56,37 @@ async def test_an_influxdb_that_nobody_vouches_for_gets_no_points(
     assert "CERTIFICATE_VERIFY_FAILED" in worker.log
     assert await place.points() == []
     assert len(await place.fetch("SELECT FROM point_backlog")) == 70
+
+
+@pytest.fixture
+async def postgres_by_tls(place: Place, authority: trustme.CA) -> AsyncGenerator[Place]:
+    """A place whose Postgres is reached by TLS, with fifty orders and twenty repeats."""
+    await place.publish([*orders(range(50)), *orders(range(20))])
+    async with encrypted(place.variables["DATABASE_URL"], authority) as url:
+        yield place.having(DATABASE_URL=url)
+
+
+def verified(place: Place, authority: trustme.CA, directory: Path) -> Place:
+    """The same place for workers that believe a Postgres for which this authority vouches."""
+    authority.cert_pem.write_to_path(str(directory / "root.pem"))
+    query = f"?sslmode=verify-full&sslrootcert={directory / 'root.pem'}"
+    return place.having(DATABASE_URL=place.variables["DATABASE_URL"] + query)
+
+
+async def test_a_postgres_whose_authority_the_url_names_is_worked_with(
+    postgres_by_tls: Place, place: Place, authority: trustme.CA, workers: Workers, tmp_path: Path
+) -> None:
+    worker = await workers.start(verified(postgres_by_tls, authority, tmp_path), "--drain")
+    assert await worker.ended() == 0
+    assert "dependency.lost" not in worker.log
+    assert await check(place) == Tally(50, 20)
+
+
+async def test_a_postgres_that_another_authority_vouches_for_gets_no_order(
+    postgres_by_tls: Place, place: Place, workers: Workers, tmp_path: Path
+) -> None:
+    worker = await workers.start(verified(postgres_by_tls, trustme.CA(), tmp_path), "--drain")
+    await worker.logged("CERTIFICATE_VERIFY_FAILED")
+    assert worker.running
+    assert await place.fetch("SELECT FROM outcomes") == []
+    assert await place.command("XINFO", "GROUPS", place.stream) == []
