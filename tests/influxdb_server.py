@@ -20,7 +20,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlencode
@@ -28,28 +27,13 @@ from urllib.parse import urlencode
 import urllib3
 
 from tests.packages import PackagesUnavailable, printed, unpacked
+from worker import guardian
 
 HOST = "127.0.0.1"
 START_S_MAX = 60.0  #: seconds until a server answers; recovery after a kill is part of it
-STOP_S_MAX = 10.0  #: seconds until every process of a stopped server is gone
+STOP_S_MAX = guardian.STOP_S_MAX + 5.0  #: seconds until every process of a stopped server is gone
 ANSWER_S_MAX = 120.0  #: seconds for one request of ours; some ask for 100,000 points
 OTHERWISE = "put influxd 2.x on PATH, or name a server in INFLUXDB_URL"
-
-# Between a server and its owner: prints the server's process id, ends with the server, and stops it
-# when its own input ends, which the kernel sees to whatever becomes of the owner, SIGKILL included.
-GUARDIAN = """
-import os, signal, subprocess, sys, threading, time
-server = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, stdout=2)
-print(server.pid, flush=True)
-def outlive_owner():
-    os.read(0, 1)
-    server.terminate()
-    server.send_signal(signal.SIGCONT)
-    time.sleep(5)
-    server.kill()
-threading.Thread(target=outlive_owner, daemon=True).start()
-server.wait()
-"""
 
 INFLUXDB_CONF = """
 reporting-disabled = true
@@ -323,30 +307,26 @@ class _Process:
         self._log = log
         self._command = command
         self._guardian: subprocess.Popen[bytes] | None = None
-        self._pid = 0
 
     def start(self) -> None:
         if self.runs():
             return
+        guard = [sys.executable, "-I", "-S", guardian.__file__, str(int(signal.SIGTERM)), "{}"]
         with self._log.open("ab") as log:
             self._guardian = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", GUARDIAN, *self._command],
+                [*guard, *self._command],
                 stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
+                stdout=log,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C in the owner's terminal reaches the owner alone
             )
-        assert self._guardian.stdout is not None
-        with self._guardian.stdout as printed:
-            self._pid = int(printed.readline() or 0)  # none where the program cannot be run
 
     def runs(self) -> bool:
         return self._guardian is not None and self._guardian.poll() is None
 
     def signal(self, number: signal.Signals) -> None:
-        if self.runs() and self._pid:
-            with suppress(ProcessLookupError):  # it has just ended, its guardian is about to
-                os.kill(self._pid, number)
+        if self._guardian is not None and self.runs():
+            guardian.signal_server(self._guardian.pid, number)
 
     def stop(self) -> None:
         if self._guardian is not None and self._guardian.stdin is not None:
