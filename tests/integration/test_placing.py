@@ -147,3 +147,18 @@ async def test_a_batch_is_taken_in_the_order_of_its_entries(place: Place) -> Non
     await drain(place)
     found = await place.fetch(TAKE)
     assert [row["entry_id"] for row in found] == sent
+
+
+async def test_orders_recorded_anew_after_a_loss_have_the_ids_that_they_had(place: Place) -> None:
+    await place.postgres.execute(OUTBOX)
+    at = ids(*range(10), *range(DAY_MS + 1, DAY_MS + 11))
+    await place.publish([*orders(range(10)), *orders(range(10))], at)
+    await drain(place)
+    venue = Venue()
+    assert await taken(place, venue) == 20
+
+    await place.postgres.execute("TRUNCATE orders, duplicates, rejections")
+    await place.command("XGROUP", "DESTROY", place.stream, place.settings.group)
+    await drain(place)
+    assert await taken(place, venue) == 20
+    assert (len(venue.placed), venue.refused) == (20, 20)
