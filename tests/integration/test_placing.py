@@ -22,8 +22,15 @@ from worker.embedded import PostgresServer
 
 pytestmark = pytest.mark.anyio
 
-PAGE = Path(__file__).resolve().parents[2] / "docs/trading/placing.md"
-OUTBOX, EARLIER, TAKE, WAITING = fenced(PAGE.read_text(encoding="utf-8"), "sql")
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+OUTBOX, EARLIER, TAKE, GRANTS, WAITING = fenced(
+    (DOCS / "trading/placing.md").read_text(encoding="utf-8"), "sql"
+)
+WORKERS_RIGHTS = next(
+    block
+    for block in fenced((DOCS / "database/schema.md").read_text(encoding="utf-8"), "sql")
+    if block.startswith("GRANT USAGE")
+)
 TWENTY = [order(n) for n in range(20)]
 LOAD = [*synthetic_orders(3000, 900, seed=23), *orders(range(40)), *TWENTY]
 DAY_MS = 86_400_000
@@ -162,3 +169,19 @@ async def test_orders_recorded_anew_after_a_loss_have_the_ids_that_they_had(plac
     await drain(place)
     assert await taken(place, venue) == 20
     assert (len(venue.placed), venue.refused) == (20, 20)
+
+
+async def test_neither_workers_nor_takers_need_rights_of_the_owner(
+    place: Place, own_postgres: PostgresServer
+) -> None:
+    await place.postgres.execute(OUTBOX)
+    await place.postgres.execute("CREATE ROLE worker LOGIN PASSWORD 'secret'; CREATE ROLE taker")
+    for statement in (WORKERS_RIGHTS.replace("tbot", "worker"), GRANTS):
+        await place.postgres.execute(statement.replace("SCHEMA public", f"SCHEMA {place.schema}"))
+    await place.publish(orders(range(10)))
+    address = own_postgres.url.rpartition("@")[2]
+    await drain(place.having(DATABASE_URL=f"postgresql://worker:secret@{address}"))
+    assert await check(place) == Tally(10)
+    async with place.connected() as connection, connection.transaction():
+        await connection.execute("SET LOCAL ROLE taker")
+        assert len(await cast("Awaitable[Sequence[asyncpg.Record]]", connection.fetch(TAKE))) == 10
