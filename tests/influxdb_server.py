@@ -31,7 +31,8 @@ from worker import guardian
 
 HOST = "127.0.0.1"
 START_S_MAX = 60.0  #: seconds until a server answers; recovery after a kill is part of it
-STOP_S_MAX = guardian.STOP_S_MAX + 5.0  #: seconds until every process of a stopped server is gone
+PATIENCE_S = 5.0  #: seconds a server has to stop by itself before it is killed
+STOP_S_MAX = 10.0  #: seconds until every process of a stopped server is gone
 ANSWER_S_MAX = 120.0  #: seconds for one request of ours; some ask for 100,000 points
 OTHERWISE = "put influxd 2.x on PATH, or name a server in INFLUXDB_URL"
 
@@ -311,10 +312,10 @@ class _Process:
     def start(self) -> None:
         if self.runs():
             return
-        guard = [sys.executable, "-I", "-S", guardian.__file__, str(int(signal.SIGTERM)), "{}"]
+        how = [str(int(signal.SIGTERM)), str(PATIENCE_S), "{}"]
         with self._log.open("ab") as log:
             self._guardian = subprocess.Popen(
-                [*guard, *self._command],
+                [sys.executable, "-I", "-S", guardian.__file__, *how, *self._command],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,

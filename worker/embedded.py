@@ -36,7 +36,8 @@ from worker.errors import EmbeddedUnavailable
 
 HOST = "127.0.0.1"
 START_S_MAX = 60.0  #: seconds until a server answers; recovery after a crash is part of it
-GONE_S_MAX = guardian.STOP_S_MAX + 5.0  #: seconds until a stopped server's last process is gone
+STOP_S_MAX = 10.0  #: seconds a server has to stop by itself before it is killed
+GONE_S_MAX = STOP_S_MAX + 5.0  #: seconds until a stopped server's last process is gone
 
 
 class _Server(ABC):
@@ -139,9 +140,9 @@ class _Server(ABC):
                 raise EmbeddedUnavailable(f"port {self.port} on {HOST} is taken: choose another")
             if not self._data.exists():
                 self._create_data(log)
-            guard = [sys.executable, "-I", "-S", guardian.__file__, str(int(self._stop_signal))]
+            how = [str(int(self._stop_signal)), str(STOP_S_MAX), json.dumps(_place(self._data))]
             self._guardian = subprocess.Popen(  # noqa: S603
-                [*guard, json.dumps(_place(self._data)), *command],
+                [sys.executable, "-I", "-S", guardian.__file__, *how, *command],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,

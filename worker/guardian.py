@@ -16,22 +16,23 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-STOP_S_MAX = 10.0  #: seconds a server has to stop by itself before it is killed
 
+def _guard(stop_signal: str, patience_s: str, place: str, *command: str) -> int:
+    """Be the guardian: run a server until it ends, or our input does. Returns its exit code.
 
-def _guard(stop_signal: str, place: str, *command: str) -> int:
-    """Be the guardian: run a server until it ends, or our input does. Returns its exit code."""
+    :param patience_s: seconds it has to stop by itself before it is killed
+    """
     server = subprocess.Popen(command, stdin=subprocess.DEVNULL, **json.loads(place))  # noqa: S603
-    watch = threading.Thread(target=_stop_at_end, args=(server, int(stop_signal)), daemon=True)
-    watch.start()
+    how = server, int(stop_signal), float(patience_s)
+    threading.Thread(target=_stop_at_end, args=how, daemon=True).start()
     return server.wait()
 
 
-def _stop_at_end(server: subprocess.Popen[bytes], stop_signal: int) -> None:
+def _stop_at_end(server: subprocess.Popen[bytes], stop_signal: int, patience_s: float) -> None:
     os.read(sys.stdin.fileno(), 1)  # nobody writes: it returns when the owner is done or dead
     server.send_signal(stop_signal)
     signal_server(os.getpid(), signal.SIGCONT)  # it may be paused
-    time.sleep(STOP_S_MAX)
+    time.sleep(patience_s)
     signal_server(os.getpid(), signal.SIGKILL)
 
 

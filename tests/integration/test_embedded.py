@@ -21,7 +21,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from worker import guardian
+from worker import embedded
 from worker.embedded import PostgresServer, RedisServer, embedded_services
 from worker.errors import EmbeddedUnavailable
 
@@ -274,7 +274,7 @@ def test_a_paused_server_stops_without_being_killed(
         server.pause()
         started_at = time.monotonic()
         server.stop()
-        assert time.monotonic() - started_at < guardian.STOP_S_MAX
+        assert time.monotonic() - started_at < embedded.STOP_S_MAX
         assert farewell in server.log_tail(3)
 
 
