@@ -88,12 +88,15 @@ async def _relayed(
             await _pump(client, to, first, over)
 
     async def secured(client: ByteStream) -> None:
-        with suppress(*GONE):  # a client that does not trust us
-            if server.scheme == "postgresql":
-                asked = await BufferedByteReceiveStream(client).receive_exactly(len(ASKS_FOR_TLS))
-                assert asked == ASKS_FOR_TLS
-                await client.send(b"S")
-            tls = await TLSStream.wrap(client, ssl_context=context, standard_compatible=False)
+        async with client:
+            try:
+                if server.scheme == "postgresql":
+                    buffered = BufferedByteReceiveStream(client)
+                    assert await buffered.receive_exactly(len(ASKS_FOR_TLS)) == ASKS_FOR_TLS
+                    await client.send(b"S")
+                tls = await TLSStream.wrap(client, ssl_context=context, standard_compatible=False)
+            except GONE:  # a client that does not trust us
+                return
             await carry(tls)
 
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
