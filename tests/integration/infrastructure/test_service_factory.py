@@ -25,6 +25,7 @@ from tests.integration.infrastructure.service_factory import (
     ServiceUnknown,
 )
 from tests.isolation import LEFTOVER_S, Place, isolated, sweep
+from tests.markdown import fenced
 from tests.orders import order
 from tests.servers import Servers
 from tests.workers import ROOT, drain, impatient
@@ -312,9 +313,7 @@ async def test_a_failing_test_shows_the_logs_of_its_servers_and_leaves_nothing_b
 
 
 def test_the_example_in_the_readme_is_the_one_that_runs() -> None:
-    [example] = re.findall(
-        r"^```python\n(.*?)^```", (HERE / "README.md").read_text(), re.DOTALL | re.MULTILINE
-    )
+    [example] = fenced((HERE / "README.md").read_text(), "python")
     assert example == (HERE / "test_example.py").read_text()
 
 
